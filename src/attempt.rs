@@ -1,0 +1,124 @@
+//! The values that pass between dispatch, delivery and settle: an [`Attempt`] goes down the paper path, an
+//! [`AttemptReport`] comes back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::mail::{AttemptId, Destination, Envelope, Queued, Trace};
+use crate::outcome::{Outcome, Reason};
+
+/// One try for one envelope, one destination, N recipients: at most one accepted transaction.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// Stands in the Received line that is composed for this attempt.
+    pub id: AttemptId,
+    /// Where it goes.
+    pub destination: Destination,
+    /// The site that serves the destination, as it was resolved.
+    pub site: Arc<Site>,
+    /// What the recipients have in common.
+    pub envelope: Arc<Envelope>,
+    /// How the earliest of the batches came in.
+    pub trace: Trace,
+    /// The recipients, each forward-path once. Never empty.
+    pub recipients: Vec<Queued>,
+    /// The ceilings that hold for this provider.
+    pub limits: Arc<Limits>,
+}
+
+/// The domains that are served by exactly the same exchangers share a site: its connections and its reachability.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Its name: the exchangers in order of preference, or the list host's name. Equal names, equal sites.
+    pub name: Arc<str>,
+    /// The provider that its limits come from: a rule's name, or the site's own name.
+    pub provider: Arc<str>,
+    /// What to connect to, in order of preference.
+    pub route: Route,
+}
+
+/// The kind of next hop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// The exchangers of a domain (RFC 5321 section 5.1).
+    Mx(Vec<Exchanger>),
+    /// A list host's bounce address: an ordered list, tried one after another.
+    ListHost(Vec<BounceAddress>),
+}
+
+/// One exchanger. Its addresses are looked up when it is tried.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Exchanger {
+    /// MX preference; 0 for an implicit MX.
+    pub preference: u16,
+    /// Its name, lower case, no trailing dot.
+    pub host: Arc<str>,
+}
+
+/// Where a list host takes its bounces (`bounces_to`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BounceAddress {
+    /// LMTP (RFC 2033) rather than SMTP.
+    pub lmtp: bool,
+    /// Host name or address.
+    pub host: Arc<str>,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// A provider's configured ceilings (`providers.toml`). What is `None` is not limited.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Open connections at a time, idle ones included.
+    pub connections: u32,
+    /// New connections per time.
+    pub connection_rate: Option<Rate>,
+    /// Recipients per time.
+    pub recipient_rate: Option<Rate>,
+    /// Recipients in a transaction.
+    pub recipients_per_transaction: u32,
+    /// Transactions on a connection before it is closed.
+    pub messages_per_connection: u32,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+}
+
+/// `count` per `period`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// At least 1.
+    pub count: u32,
+    /// Longer than zero.
+    pub period: Duration,
+}
+
+/// What became of an attempt.
+#[derive(Clone, Debug)]
+pub struct AttemptReport {
+    /// The attempt, given back whole.
+    pub attempt: Attempt,
+    /// One outcome per recipient, in the attempt's order.
+    pub outcomes: Vec<Outcome>,
+    /// Set if the site as a whole could not be used, or asked for less: what dispatch slows down or suspends on.
+    pub trouble: Option<Reason>,
+    /// Where the time went, for the `delays=` of the log line.
+    pub delays: Delays,
+    /// The address that was used.
+    pub peer: Option<SocketAddr>,
+    /// Octets written to the network for this attempt, before TLS.
+    pub bytes: u64,
+    /// Whether a transaction was begun (MAIL was sent).
+    pub transaction: bool,
+}
+
+/// Durations of an attempt's stages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delays {
+    /// Waiting for a connection slot and for DNS.
+    pub wait: Duration,
+    /// Connecting, greeting, EHLO, TLS. Zero on a reused connection.
+    pub connect: Duration,
+    /// MAIL to the reply to the dot.
+    pub transmit: Duration,
+}

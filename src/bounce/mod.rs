@@ -1,0 +1,5 @@
+//! Bounces.
+
+mod options;
+
+pub use options::Options;

@@ -1,0 +1,58 @@
+//! `[delivery]` of the configuration, translated.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything delivery is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The name that EHLO and the Received line say.
+    pub hostname: Arc<str>,
+    /// The port at exchangers; 25.
+    pub port: u16,
+    /// Time between the starts of two connection attempts to one host (RFC 8305 section 5). A lost race costs the
+    /// provider a connection, so 2 s rather than 250 ms.
+    pub connect_stagger: Duration,
+    /// STARTTLS towards exchangers.
+    pub tls: TlsMode,
+    /// Per command (RFC 5321 section 4.5.3.2).
+    pub timeouts: Timeouts,
+    /// Connections at a time, over all providers.
+    pub connections: usize,
+    /// Whether 8-bit content may go to a host without 8BITMIME (otherwise it fails with 5.6.3).
+    pub pass_eight_bit: bool,
+}
+
+/// STARTTLS towards exchangers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Used where it is offered, without a check of the certificate (RFC 7435); a failed handshake falls back to clear text
+    /// on a new connection.
+    #[default]
+    Opportunistic,
+    /// Never used.
+    Off,
+}
+
+/// How long each command may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP connect, per address.
+    pub connect: Duration,
+    /// The 220 greeting.
+    pub greeting: Duration,
+    /// EHLO, STARTTLS and the handshake.
+    pub hello: Duration,
+    /// MAIL.
+    pub mail: Duration,
+    /// Each RCPT.
+    pub rcpt: Duration,
+    /// DATA, up to the 354.
+    pub data: Duration,
+    /// Each block of content.
+    pub block: Duration,
+    /// The final dot. Shorter than 10 minutes makes duplicates.
+    pub dot: Duration,
+    /// QUIT.
+    pub quit: Duration,
+}

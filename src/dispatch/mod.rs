@@ -1,0 +1,5 @@
+//! Dispatch.
+
+mod options;
+
+pub use options::{Options, RetrySchedule};

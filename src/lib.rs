@@ -1,0 +1,53 @@
+//! Posthaste: a dedicated outbound smarthost relay for list servers.
+//!
+//! # The paper path
+//!
+//! ```text
+//! list host                                                                        next hop
+//!    | SMTP                                                                           ^ SMTP
+//! ingress --accept--> spool --pending--> dispatch --attempt--> delivery --------------+
+//!           250 after   ^                   ^                     | outcome per recipient
+//!           fsync       +----- record ------+---- due again ----- settle --> done
+//!                       +------- DSN owed, accepted a commit later ----+ bounce (composes only)
+//! ```
+//!
+//! Mail moves in one direction. Loops close in [`settle`] only. Effects are always *durable, then visible*: fsync before
+//! 250; the outcome written before the scheduler hears of it; a failure recorded together with the obligation to
+//! report it.
+//!
+//! # Who may import whom
+//!
+//! `tests/tidy.rs` checks this table. [`clock`] is a leaf that everybody may import.
+//!
+//! | part | may import |
+//! |---|---|
+//! | `mail` | `clock` |
+//! | `outcome`, `budget` | nothing of ours |
+//! | `attempt` | `mail`, `outcome` |
+//! | `smtp` | `mail` |
+//! | `mailing` | `mail` |
+//! | `spool` | `mail`, `outcome` |
+//! | `ingress` | `mail`, `smtp`, `spool`, `mailing`, `budget`, `attempt` |
+//! | `route` | `mail`, `attempt`, `outcome`, `budget` |
+//! | `dispatch` | `mail`, `attempt`, `outcome` |
+//! | `delivery` | `mail`, `smtp`, `attempt`, `outcome`, `route`, `budget` |
+//! | `bounce` | `mail`, `outcome`, `spool` (values only) |
+//! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch` |
+//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `settle`, `bounce` |
+//! | `config` | every part's `Options` |
+//! | `admin` | `budget`, `spool` |
+//! | `rehearse` | `mail`, `smtp`, `config` |
+//! | `server`, `cli` | everything |
+#![forbid(unsafe_code)]
+
+pub mod attempt;
+pub mod bounce;
+pub mod budget;
+pub mod clock;
+pub mod delivery;
+pub mod dispatch;
+pub mod ingress;
+pub mod mail;
+pub mod outcome;
+pub mod route;
+pub mod spool;

@@ -1,0 +1,4 @@
+//! The spool.
+
+mod api;
+pub use api::*;
