@@ -1,5 +1,27 @@
-//! Dispatch.
+//! Dispatch: group, coalesce, share (design 7).
+//!
+//! [`Scheduler`] decides which recipients go out together, when, and who waits; it does no I/O, knows no clock and sees
+//! neither spool nor delivery. Facts go in ([`Scheduler::offer`], [`Scheduler::resolved`], [`Scheduler::finished`],
+//! ...), each with `now`; what is to be done comes out of [`Scheduler::poll`], and [`Scheduler::next_wakeup`] says when
+//! to ask again without a new fact. A week of retries is therefore a unit test.
+//!
+//! What it holds in memory is bounded: at most [`Options::resident`] recipients, [`Options::read_ahead`] of one
+//! destination. What does not fit stays in the spool's index, and a queue remembers only *that* there is more on disk.
 
+mod bundle;
+mod fairness;
+mod feedback;
+mod gather;
 mod options;
+mod pace;
+mod provider;
+mod queue;
+mod retry;
+mod scheduler;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod timers;
 
 pub use options::{Options, RetrySchedule};
+pub use scheduler::{Action, Finished, Resolution, Scheduler, Stats};

@@ -1,0 +1,196 @@
+//! Feedback: what resolutions and finished attempts say about sites and providers.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bundle::{BundleId, Gathering};
+use super::provider::{Provider, Reach, SiteState, backoff};
+use super::queue::{OnDisk, Queue, Target};
+use super::scheduler::{Action, Scheduler, Timer};
+use crate::attempt::{Limits, Site};
+use crate::clock::Tick;
+use crate::mail::{Destination, Queued};
+use crate::outcome::{Enhanced, Phase, Reason, Scope};
+
+/// First and longest pause after a destination could not be resolved.
+const DNS_PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(1800));
+
+/// Sites and providers that are remembered while nothing waits for them; beyond, the longest unused are forgotten.
+const REMEMBERED: usize = 20_000;
+
+impl Scheduler {
+    pub(super) fn settle_on(&mut self, destination: &Destination, site: Arc<Site>, limits: Arc<Limits>, now: Tick) {
+        self.remember_provider(&site, &limits, now);
+        if let Some(old) = self.site_of(destination)
+            && old != site.name
+            && let Some(state) = self.sites.get_mut(&old)
+        {
+            state.destinations.remove(destination);
+        }
+        let fresh = || SiteState::new(Arc::clone(&site.provider));
+        let state = self.sites.entry(Arc::clone(&site.name)).or_insert_with(fresh);
+        state.provider = Arc::clone(&site.provider);
+        state.destinations.insert(destination.clone());
+        let suspended = state.suspended_until(now).is_some();
+        let Some(queue) = self.queues.get_mut(destination) else { return };
+        queue.target = Target::Known { site: Arc::clone(&site), limits, since: now };
+        queue.dns_failures = 0;
+        let ids: Vec<BundleId> = queue.bundles.values().copied().collect();
+        for id in ids {
+            self.restart_gathering(id);
+            self.consider(id, now);
+        }
+        if suspended {
+            self.shed(&site.name, None, now);
+        }
+        self.arm_load(destination, now);
+    }
+
+    /// A bundle that was ready for the provider of an older resolution is considered anew for this one. Its old turn
+    /// finds it in nobody's or in the new provider's name and is harmless.
+    pub(super) fn restart_gathering(&mut self, id: BundleId) {
+        if let Some(bundle) = self.bundles.get_mut(&id)
+            && bundle.state == Gathering::Ready
+        {
+            bundle.state = Gathering::Over;
+        }
+        if let Some(bundle) = self.bundles.get(&id)
+            && let Gathering::Since(since) = bundle.state
+        {
+            self.timers.push(Reverse((since + self.options.coalesce_quiet, Timer::Bundle(id))));
+        }
+    }
+
+    pub(super) fn remember_provider(&mut self, site: &Site, limits: &Arc<Limits>, now: Tick) {
+        let initial = self.options.initial_window;
+        self.providers
+            .entry(Arc::clone(&site.provider))
+            .and_modify(|provider| provider.set_limits(limits, now))
+            .or_insert_with(|| Provider::new(Arc::clone(limits), initial, now));
+        self.forget_unused(now);
+    }
+
+    /// Keeps the memory of sites and providers bounded.
+    pub(super) fn forget_unused(&mut self, now: Tick) {
+        if self.providers.len() <= REMEMBERED && self.sites.len() <= REMEMBERED {
+            return;
+        }
+        self.sites.retain(|_, site| {
+            site.in_flight > 0 || !site.destinations.is_empty() || site.suspended_until(now).is_some()
+        });
+        let longest = self.options.suspend.1;
+        self.providers.retain(|_, provider| {
+            provider.in_flight > 0 || !provider.turns.is_empty() || now.since(provider.used) < longest
+        });
+    }
+
+    pub(super) fn unresolved(&mut self, destination: &Destination, now: Tick) -> Vec<Queued> {
+        if let Some(Queue { target: Target::Known { since, .. }, .. }) = self.queues.get_mut(destination) {
+            // What was found before is better than nothing while the name servers are in trouble.
+            *since = now;
+            return Vec::new();
+        }
+        let waiting = self.withdraw(destination);
+        let Some(queue) = self.queues.get_mut(destination) else { return waiting };
+        queue.dns_failures += 1;
+        let (first, longest) = (DNS_PAUSE.0.min(self.options.suspend.1), DNS_PAUSE.1.min(self.options.suspend.1 * 3));
+        let until = now + backoff(first, longest, queue.dns_failures);
+        queue.target = Target::Unresolved(until);
+        queue.more_on_disk(until);
+        self.timers.push(Reverse((until, Timer::Destination(destination.clone()))));
+        waiting
+    }
+}
+
+impl Scheduler {
+    pub(super) fn on_success(&mut self, site: &Site, relayed: usize, now: Tick) {
+        let Some(provider) = self.providers.get_mut(&site.provider) else { return };
+        if relayed > 0 {
+            provider.window.on_success();
+            provider.troubles = 0;
+        }
+        if let Some(state) = self.sites.get_mut(&site.name) {
+            let was_probing = state.reach != Reach::Fine;
+            state.reach = Reach::Fine;
+            if was_probing {
+                let destinations: Vec<_> = state.destinations.iter().cloned().collect();
+                destinations.iter().for_each(|destination| self.arm_load(destination, now));
+            }
+        }
+    }
+
+    /// The whole site could not be used: it is suspended. Or the provider asked for less: its window is halved, and if
+    /// there is nothing left to halve it is held for a while.
+    pub(super) fn on_trouble(&mut self, site: &Site, reason: Reason, now: Tick) {
+        let (first, longest) = self.options.suspend;
+        if let Some(provider) = self.providers.get_mut(&site.provider) {
+            let at_floor = provider.window.size() == 1;
+            provider.window.on_trouble();
+            provider.troubles += 1;
+            if reason.scope != Scope::Site && at_floor {
+                provider.held_until = now + backoff(first, longest, provider.troubles);
+                self.timers.push(Reverse((provider.held_until, Timer::Provider(Arc::clone(&site.provider)))));
+            }
+        }
+        if reason.scope == Scope::Site {
+            self.suspend_site(&site.name, reason, now);
+        }
+    }
+
+    pub(super) fn suspend_site(&mut self, name: &Arc<str>, reason: Reason, now: Tick) {
+        let (first, longest) = self.options.suspend;
+        let Some(state) = self.sites.get_mut(name) else { return };
+        let until = state.suspend(first, longest, now);
+        self.timers.push(Reverse((until, Timer::Site(Arc::clone(name)))));
+        self.shed(name, Some(reason), now);
+    }
+
+    /// Gives what waits for a suspended site back to the spool. A failure of the site counts as an attempt for those
+    /// whose lifetime is over: they expire.
+    pub(super) fn shed(&mut self, name: &Arc<str>, reason: Option<Reason>, now: Tick) {
+        let Some(state) = self.sites.get_mut(name) else { return };
+        let until = state.suspended_until(now).unwrap_or(now);
+        state.waiting.clear();
+        let destinations: Vec<Destination> = state.destinations.iter().cloned().collect();
+        for destination in destinations {
+            let (overdue, waiting): (Vec<_>, Vec<_>) = self
+                .withdraw(&destination)
+                .into_iter()
+                .partition(|queued| self.options.retry.is_overdue(queued.batch.accepted, now));
+            if let Some(queue) = self.queues.get_mut(&destination)
+                && (!waiting.is_empty() || !overdue.is_empty() || queue.disk != OnDisk::Nothing)
+            {
+                queue.more_on_disk(until);
+                // A page that held overdue mail may have more behind it: looked at now, although the site is suspended.
+                queue.sweep = !overdue.is_empty();
+                self.timers.push(Reverse((until, Timer::Destination(destination.clone()))));
+            }
+            if !waiting.is_empty() {
+                self.actions.push_back(Action::Release(waiting.iter().map(|queued| queued.id).collect()));
+            }
+            if !overdue.is_empty() {
+                let reason = reason.clone().or_else(|| Some(unreachable_site(name)));
+                self.actions.push_back(Action::Expire(overdue, reason));
+            }
+        }
+    }
+
+    /// Bundles that stood aside while their site was probed take their turns again.
+    pub(super) fn requeue_waiting(&mut self, name: &Arc<str>) {
+        let Some(state) = self.sites.get_mut(name) else { return };
+        let (waiting, provider) = (std::mem::take(&mut state.waiting), Arc::clone(&state.provider));
+        waiting.into_iter().for_each(|id| self.take_turn(id, &provider));
+    }
+}
+
+fn unreachable_site(name: &str) -> Reason {
+    Reason {
+        phase: Phase::Connect,
+        scope: Scope::Site,
+        status: Enhanced::new(4, 4, 1),
+        reply: None,
+        text: format!("site {name} is suspended after failures").into(),
+        remote: None,
+    }
+}

@@ -1,0 +1,138 @@
+//! Gathering: recipients go into bundles, bundles wait for company and then take their provider's turns.
+
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::bundle::{Bundle, BundleId, Gathering};
+use super::queue::{OnDisk, Queue, Target};
+use super::scheduler::{Action, Scheduler, Timer};
+use crate::attempt::Site;
+use crate::clock::Tick;
+use crate::mail::{Destination, Queued};
+
+impl Scheduler {
+    /// Whether one more recipient fits in memory; if not, when its queue may look on disk for it.
+    pub(super) fn room_for(&self, destination: &Destination, now: Tick) -> Result<(), Tick> {
+        let Some(queue) = self.queues.get(destination) else {
+            return if self.resident < self.options.resident { Ok(()) } else { Err(now) };
+        };
+        let suspended = match &queue.target {
+            Target::Known { site, .. } => self.sites.get(&site.name).and_then(|site| site.suspended_until(now)),
+            Target::Unresolved(until) if *until > now => Some(*until),
+            _ => None,
+        };
+        match suspended {
+            Some(until) => Err(until),
+            None if queue.disk != OnDisk::Nothing => Err(now),
+            None if queue.resident >= self.options.read_ahead || self.resident >= self.options.resident => Err(now),
+            None => Ok(()),
+        }
+    }
+
+    /// Puts a recipient into its bundle.
+    pub(super) fn admit(&mut self, queued: Queued, state: Gathering, now: Tick) {
+        let (destination, envelope) = (queued.destination.clone(), Arc::clone(&queued.batch.envelope));
+        if let Gathering::Since(_) = state {
+            self.grew.insert(envelope.mailing, now);
+        }
+        let queue = self.queues.entry(destination.clone()).or_default();
+        queue.resident += 1;
+        self.resident += 1;
+        if queue.needs_resolving(now) {
+            queue.asked = true;
+            self.actions.push_back(Action::Resolve(destination.clone()));
+        }
+        let id = match queue.bundles.get(&envelope) {
+            Some(&id) => id,
+            None => {
+                self.next_bundle += 1;
+                let id = BundleId(self.next_bundle);
+                queue.bundles.insert(Arc::clone(&envelope), id);
+                let recipients = VecDeque::with_capacity(1);
+                self.bundles.insert(id, Bundle { destination, envelope, recipients, state });
+                id
+            }
+        };
+        if let Some(bundle) = self.bundles.get_mut(&id) {
+            bundle.recipients.push_back(queued);
+            if bundle.state != Gathering::Ready && state == Gathering::Over {
+                bundle.state = Gathering::Over;
+            }
+        }
+        self.consider(id, now);
+    }
+
+    /// Puts a bundle into its provider's turns if it may leave, or sets a timer for when it may.
+    pub(super) fn consider(&mut self, id: BundleId, now: Tick) {
+        let Some(bundle) = self.bundles.get(&id) else { return };
+        let Some(Queue { target: Target::Known { site, limits, .. }, .. }) = self.queues.get(&bundle.destination)
+        else {
+            return;
+        };
+        if bundle.state == Gathering::Ready {
+            return;
+        }
+        let full = bundle.recipients.len() >= limits.recipients_per_transaction as usize;
+        let grew = self.grew.get(&bundle.envelope.mailing).copied().unwrap_or_default();
+        let leaves_at = bundle.leaves_at(grew, self.options.coalesce_quiet, self.options.coalesce_window);
+        if full || leaves_at <= now {
+            let site = Arc::clone(site);
+            self.make_ready(id, &site);
+        } else if bundle.recipients.len() == 1 {
+            // One timer per bundle is enough: when it fires, it is set anew if the mailing has grown meanwhile.
+            self.timers.push(Reverse((leaves_at, Timer::Bundle(id))));
+        }
+    }
+
+    pub(super) fn make_ready(&mut self, id: BundleId, site: &Site) {
+        if let Some(bundle) = self.bundles.get_mut(&id) {
+            bundle.state = Gathering::Ready;
+        }
+        self.take_turn(id, &site.provider);
+        self.enter_ring(&site.provider, &site.route);
+    }
+
+    /// Queues a bundle in its provider's turns.
+    pub(super) fn take_turn(&mut self, id: BundleId, provider: &Arc<str>) {
+        let (Some(bundle), Some(provider)) = (self.bundles.get(&id), self.providers.get_mut(provider)) else { return };
+        let weight = self.options.weights.get(&bundle.envelope.list_host).copied().unwrap_or(1);
+        provider.turns.push(&bundle.envelope.list_host, weight, bundle.envelope.mailing, id);
+    }
+
+    /// Removes a bundle that has become empty.
+    pub(super) fn drop_bundle(&mut self, id: BundleId) {
+        if let Some(bundle) = self.bundles.remove(&id)
+            && let Some(queue) = self.queues.get_mut(&bundle.destination)
+        {
+            queue.bundles.remove(&bundle.envelope);
+        }
+    }
+
+    /// Takes everything of a destination out of memory.
+    pub(super) fn withdraw(&mut self, destination: &Destination) -> Vec<Queued> {
+        let Some(queue) = self.queues.get_mut(destination) else { return Vec::new() };
+        let ids: Vec<BundleId> = std::mem::take(&mut queue.bundles).into_values().collect();
+        self.resident -= std::mem::take(&mut queue.resident);
+        ids.into_iter().filter_map(|id| self.bundles.remove(&id)).flat_map(|bundle| bundle.recipients).collect()
+    }
+
+    pub(super) fn forget_if_idle(&mut self, destination: &Destination) {
+        if !self.queues.get(destination).is_some_and(Queue::is_idle) {
+            return;
+        }
+        if let Some(site) = self.site_of(destination)
+            && let Some(state) = self.sites.get_mut(&site)
+        {
+            state.destinations.remove(destination);
+        }
+        self.queues.remove(destination);
+    }
+
+    pub(super) fn site_of(&self, destination: &Destination) -> Option<Arc<str>> {
+        match &self.queues.get(destination)?.target {
+            Target::Known { site, .. } => Some(Arc::clone(&site.name)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Providers and sites: how much may go there now, and whether anything may.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bundle::BundleId;
+use super::fairness::Turns;
+use super::pace::{Pacer, Window};
+use crate::attempt::Limits;
+use crate::clock::Tick;
+use crate::mail::Destination;
+
+/// A provider's state: limits, pace and what waits for a slot.
+#[derive(Debug)]
+pub(super) struct Provider {
+    pub(super) limits: Arc<Limits>,
+    pub(super) window: Window,
+    pub(super) pacer: Option<Pacer>,
+    pub(super) in_flight: u32,
+    pub(super) turns: Turns<BundleId>,
+    /// Whether it stands in the scheduler's ring of providers to be served.
+    pub(super) in_ring: bool,
+    /// Held by its rate, or suspended for trouble, until then.
+    pub(super) held_until: Tick,
+    /// Troubles in a row.
+    pub(super) troubles: u32,
+    pub(super) used: Tick,
+}
+
+impl Provider {
+    pub(super) fn new(limits: Arc<Limits>, initial_window: u32, now: Tick) -> Provider {
+        let window = Window::new(initial_window, limits.connections);
+        let pacer = pacer(&limits, now);
+        let (turns, held_until) = (Turns::default(), Tick(0));
+        Provider { limits, window, pacer, in_flight: 0, turns, in_ring: false, held_until, troubles: 0, used: now }
+    }
+
+    /// Takes over changed limits. A rate that did not change keeps its state, so that a reload gives no fresh burst.
+    pub(super) fn set_limits(&mut self, limits: &Arc<Limits>, now: Tick) {
+        if *self.limits == **limits {
+            return;
+        }
+        if self.pacer.as_ref().map(Pacer::rate) != limits.recipient_rate {
+            self.pacer = pacer(limits, now);
+        }
+        self.window.set_ceiling(limits.connections);
+        self.limits = Arc::clone(limits);
+    }
+
+    /// Whether another attempt may start now.
+    pub(super) fn has_slot(&self, now: Tick) -> bool {
+        self.in_flight < self.window.size() && now >= self.held_until
+    }
+
+    /// Recipients for the next transaction: what the limits and the rate allow, up to `wanted`; or when to come again.
+    pub(super) fn admit(&mut self, wanted: usize, now: Tick) -> Result<usize, Tick> {
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX).min(self.limits.recipients_per_transaction.max(1));
+        let Some(pacer) = &mut self.pacer else { return Ok(wanted as usize) };
+        let count = wanted.min(pacer.burst());
+        pacer.admit(count, now).map(|()| count as usize)
+    }
+}
+
+fn pacer(limits: &Limits, now: Tick) -> Option<Pacer> {
+    limits.recipient_rate.map(|rate| Pacer::new(rate, limits.recipients_per_transaction, now))
+}
+
+/// A site's reachability. One failing site of a provider never holds its others.
+#[derive(Debug)]
+pub(super) struct SiteState {
+    pub(super) provider: Arc<str>,
+    /// The destinations that resolve to it.
+    pub(super) destinations: HashSet<Destination>,
+    pub(super) in_flight: u32,
+    pub(super) reach: Reach,
+    /// Bundles whose turn came while the site was being probed.
+    pub(super) waiting: Vec<BundleId>,
+}
+
+/// Whether a site can be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// As far as we know.
+    #[default]
+    Fine,
+    /// Left alone until then, after that many failures in a row.
+    Suspended { until: Tick, failures: u32 },
+    /// The suspension is over: one attempt at a time until one succeeds.
+    Probing { failures: u32 },
+}
+
+impl SiteState {
+    pub(super) fn new(provider: Arc<str>) -> SiteState {
+        let (destinations, waiting) = (HashSet::new(), Vec::new());
+        SiteState { provider, destinations, in_flight: 0, reach: Reach::Fine, waiting }
+    }
+
+    /// Until when the site is suspended, if it is.
+    pub(super) fn suspended_until(&self, now: Tick) -> Option<Tick> {
+        match self.reach {
+            Reach::Suspended { until, .. } if until > now => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Notes a failure to use the site and suspends it: `first` at the first failure, doubled with each further one, at
+    /// most `longest`. Failures of attempts that were already under way when it was suspended count as one.
+    pub(super) fn suspend(&mut self, first: Duration, longest: Duration, now: Tick) -> Tick {
+        if let Some(until) = self.suspended_until(now) {
+            return until;
+        }
+        let failures = match self.reach {
+            Reach::Fine => 1,
+            Reach::Suspended { failures, .. } | Reach::Probing { failures } => failures + 1,
+        };
+        let until = now + backoff(first, longest, failures);
+        self.reach = Reach::Suspended { until, failures };
+        until
+    }
+
+    /// Ends a suspension whose time is over.
+    pub(super) fn wake(&mut self, now: Tick) {
+        if let Reach::Suspended { until, failures } = self.reach
+            && until <= now
+        {
+            self.reach = Reach::Probing { failures };
+        }
+    }
+
+    /// Whether an attempt may start: not while suspended, and one at a time while probing.
+    pub(super) fn has_slot(&self) -> bool {
+        match self.reach {
+            Reach::Fine => true,
+            Reach::Probing { .. } => self.in_flight == 0,
+            Reach::Suspended { .. } => false,
+        }
+    }
+}
+
+/// `first`, doubled with each failure after the first, at most `longest`.
+pub(super) fn backoff(first: Duration, longest: Duration, failures: u32) -> Duration {
+    first.saturating_mul(1 << failures.saturating_sub(1).min(20)).min(longest)
+}

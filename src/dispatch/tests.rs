@@ -1,0 +1,382 @@
+//! Scenarios: facts go in at chosen times, and what comes out is compared. No clock, no I/O.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::attempt::{Attempt, Exchanger, Limits, Rate, Route, Site};
+use crate::clock::Tick;
+use crate::mail::{
+    AttemptId, Batch, ContentHash, Destination, Domain, Envelope, EnvelopeParams, Mailbox, MailingId, QueueId, Queued,
+    Recipient, RecipientId, RecipientParams, ReversePath, Trace,
+};
+use crate::outcome::{Enhanced, Phase, Reason, Scope};
+
+const NOW: Tick = Tick(1_000_000_000);
+const MS: Duration = Duration::from_millis(1);
+
+fn options() -> Options {
+    Options {
+        coalesce_quiet: 250 * MS,
+        coalesce_window: 2000 * MS,
+        attempts: 100,
+        initial_window: 5,
+        read_ahead: 1000,
+        resident: 10_000,
+        retry: RetrySchedule {
+            delays: vec![Duration::from_secs(300)],
+            jitter_percent: 0,
+            expire_after: Duration::from_secs(3600),
+        },
+        suspend: (Duration::from_secs(30), Duration::from_secs(600)),
+        weights: HashMap::new(),
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        connections: 20,
+        connection_rate: None,
+        recipient_rate: None,
+        recipients_per_transaction: 50,
+        messages_per_connection: 100,
+        idle_timeout: Duration::from_secs(5),
+    }
+}
+
+fn site(name: &str) -> Arc<Site> {
+    let exchanger = Exchanger { preference: 10, host: format!("mx.{name}").into() };
+    Arc::new(Site { name: name.into(), provider: name.into(), route: Route::Mx(vec![exchanger]) })
+}
+
+fn domain(name: &str) -> Destination {
+    Destination::Domain(Domain::parse(name).expect("a domain"))
+}
+
+/// A list host that hands over batches.
+struct Lists {
+    next: u64,
+    host: &'static str,
+    accepted: Tick,
+}
+
+impl Lists {
+    fn new() -> Lists {
+        Lists { next: 0, host: "lists", accepted: NOW }
+    }
+
+    /// One batch of `mailing` with recipients `names` at `to`.
+    fn batch(&mut self, mailing: u64, to: &str, names: &[String]) -> Vec<Queued> {
+        self.next += 1;
+        let envelope = Arc::new(Envelope {
+            list_host: self.host.into(),
+            reverse_path: ReversePath::Null,
+            params: EnvelopeParams::default(),
+            content: ContentHash([mailing as u8; 32]),
+            content_size: 10_000,
+            eight_bit: false,
+            mailing: MailingId(mailing),
+        });
+        let trace =
+            Trace { helo: "lists".into(), peer: None, protocol: "ESMTP".into(), at: jiff::Timestamp::UNIX_EPOCH };
+        let batch = Arc::new(Batch { id: QueueId(self.next), envelope, trace, accepted: self.accepted });
+        let queued = |(index, name): (usize, &String)| Queued {
+            id: RecipientId { batch: batch.id, index: index as u32 },
+            batch: Arc::clone(&batch),
+            recipient: Arc::new(Recipient {
+                path: Mailbox::parse(&format!("{name}@{to}"), false).expect("an address"),
+                params: RecipientParams::default(),
+            }),
+            destination: domain(to),
+            attempts: 0,
+            due: self.accepted,
+            delay_reported: false,
+        };
+        names.iter().enumerate().map(queued).collect()
+    }
+
+    fn many(&mut self, mailing: u64, to: &str, count: usize) -> Vec<Queued> {
+        let first = self.next;
+        let names: Vec<String> = (0..count).map(|i| format!("u{first}-{i}")).collect();
+        self.batch(mailing, to, &names)
+    }
+}
+
+/// Runs the scheduler until it has nothing to do at `now`, resolving each destination to a site of its own name.
+fn run(scheduler: &mut Scheduler, limits: &Limits, now: Tick) -> (Vec<Attempt>, Vec<Action>) {
+    let (mut attempts, mut others) = (Vec::new(), Vec::new());
+    while let Some(action) = scheduler.poll(now) {
+        match action {
+            Action::Start(attempt) => attempts.push(*attempt),
+            Action::Resolve(destination) => {
+                let resolution = Resolution::Site(site(&destination.to_string()), Arc::new(limits.clone()));
+                assert!(scheduler.resolved(&destination, resolution, now).is_empty());
+            }
+            other => others.push(other),
+        }
+    }
+    (attempts, others)
+}
+
+fn scheduler(options: Options) -> Scheduler {
+    Scheduler::new(options, AttemptId(0))
+}
+
+fn finish(scheduler: &mut Scheduler, attempt: &Attempt, trouble: Option<Reason>, now: Tick) {
+    let relayed = if trouble.is_some() { 0 } else { attempt.recipients.len() };
+    let (destination, site) = (attempt.destination.clone(), Arc::clone(&attempt.site));
+    scheduler.finished(Finished { destination, site, relayed, trouble, again: Vec::new() }, now);
+}
+
+fn trouble(scope: Scope) -> Reason {
+    let status = Enhanced::new(4, 4, 1);
+    Reason { phase: Phase::Connect, scope, status, reply: None, text: "connection refused".into(), remote: None }
+}
+
+#[test]
+fn a_full_transaction_leaves_at_once_and_the_rest_waits_until_its_mailing_is_quiet() {
+    let mut s = scheduler(options());
+    s.offer(Lists::new().many(1, "a.test", 70), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    assert_eq!(attempts.iter().map(|a| a.recipients.len()).collect::<Vec<_>>(), [50]);
+    assert_eq!(s.next_wakeup(), Some(NOW + 250 * MS));
+    let (attempts, _) = run(&mut s, &limits(), NOW + 250 * MS);
+    assert_eq!(attempts[0].recipients.len(), 20);
+}
+
+#[test]
+fn recipients_of_one_mailing_are_regrouped_across_batches() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    for i in 0..40 {
+        let now = NOW + i * 10 * MS;
+        s.offer(lists.many(1, "a.test", 1), now);
+        assert!(run(&mut s, &limits(), now).0.is_empty());
+    }
+    let (attempts, _) = run(&mut s, &limits(), NOW + 640 * MS);
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(attempts[0].recipients.len(), 40);
+}
+
+#[test]
+fn a_mailing_that_never_falls_quiet_holds_its_first_recipient_no_longer_than_the_window() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    let mut now = NOW;
+    let mut first = None;
+    while first.is_none() && now < NOW + 5000 * MS {
+        s.offer(lists.many(1, "a.test", 1), now);
+        first = run(&mut s, &limits(), now).0.first().map(|_| now);
+        now = now + 100 * MS;
+    }
+    assert_eq!(first, Some(NOW + 2000 * MS));
+}
+
+#[test]
+fn different_envelopes_never_share_a_transaction() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    s.offer(lists.many(1, "a.test", 3), NOW);
+    s.offer(lists.many(2, "a.test", 3), NOW);
+    let later = NOW + 3000 * MS;
+    let _ = run(&mut s, &limits(), NOW);
+    let (attempts, _) = run(&mut s, &limits(), later);
+    assert_eq!(attempts.len(), 2);
+}
+
+#[test]
+fn a_forward_path_stands_once_in_a_transaction() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    s.offer(lists.batch(1, "a.test", &["bob".into()]), NOW);
+    s.offer(lists.batch(1, "a.test", &["bob".into(), "eve".into()]), NOW);
+    let _ = run(&mut s, &limits(), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW + 250 * MS);
+    assert_eq!(attempts.iter().map(|a| a.recipients.len()).collect::<Vec<_>>(), [2]);
+    let (attempts, _) = run(&mut s, &limits(), NOW + 500 * MS);
+    assert_eq!(attempts.iter().map(|a| a.recipients.len()).collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn the_window_starts_small_and_grows_with_success() {
+    let mut s = scheduler(options());
+    s.offer(Lists::new().many(1, "a.test", 1000), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    assert_eq!(attempts.len(), 5);
+    attempts.iter().for_each(|attempt| finish(&mut s, attempt, None, NOW));
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    assert_eq!(attempts.len(), 10);
+}
+
+#[test]
+fn connections_of_a_provider_never_pass_its_ceiling() {
+    let mut s = scheduler(options());
+    let limits = Limits { connections: 2, ..limits() };
+    s.offer(Lists::new().many(1, "a.test", 1000), NOW);
+    let (mut attempts, _) = run(&mut s, &limits, NOW);
+    for _ in 0..10 {
+        assert!(attempts.len() <= 2);
+        attempts.iter().for_each(|attempt| finish(&mut s, attempt, None, NOW));
+        attempts = run(&mut s, &limits, NOW).0;
+    }
+}
+
+#[test]
+fn a_rate_holds_the_provider_and_says_when_it_goes_on() {
+    let mut s = scheduler(options());
+    let rate = Rate { count: 100, period: Duration::from_secs(10) };
+    let limits = Limits { recipient_rate: Some(rate), ..limits() };
+    s.offer(Lists::new().many(1, "a.test", 200), NOW);
+    let (attempts, _) = run(&mut s, &limits, NOW);
+    assert_eq!(attempts.len(), 1);
+    finish(&mut s, &attempts[0], None, NOW);
+    assert!(run(&mut s, &limits, NOW + 1000 * MS).0.is_empty());
+    assert_eq!(run(&mut s, &limits, NOW + 5001 * MS).0.len(), 1);
+}
+
+#[test]
+fn a_dead_site_is_suspended_and_its_mail_goes_back_to_disk() {
+    let mut s = scheduler(options());
+    s.offer(Lists::new().many(1, "a.test", 100), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    assert_eq!(attempts.len(), 2);
+    finish(&mut s, &attempts[0], Some(trouble(Scope::Site)), NOW);
+    finish(&mut s, &attempts[1], Some(trouble(Scope::Site)), NOW);
+    assert_eq!(s.stats(NOW).suspended_sites, 1);
+    s.offer(Lists::new().many(1, "a.test", 10), NOW);
+    let (attempts, others) = run(&mut s, &limits(), NOW + 29_000 * MS);
+    assert!(attempts.is_empty());
+    assert!(matches!(&others[..], [Action::Release(ids)] if ids.len() == 10));
+    let (_, others) = run(&mut s, &limits(), NOW + 30_000 * MS);
+    assert!(matches!(&others[..], [Action::Load { .. }]), "{others:?}");
+}
+
+#[test]
+fn a_site_is_probed_with_one_attempt_after_its_suspension() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    s.offer(lists.many(1, "a.test", 50), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    finish(&mut s, &attempts[0], Some(trouble(Scope::Site)), NOW);
+    s.wake(domain("a.test"), NOW);
+    let later = NOW + 30_000 * MS;
+    let _ = run(&mut s, &limits(), later);
+    s.loaded(&domain("a.test"), lists.many(1, "a.test", 300), true, later);
+    let (attempts, _) = run(&mut s, &limits(), later);
+    assert_eq!(attempts.len(), 1);
+    finish(&mut s, &attempts[0], None, later);
+    assert!(run(&mut s, &limits(), later).0.len() > 1);
+}
+
+#[test]
+fn a_failure_of_its_site_is_the_last_attempt_of_mail_whose_lifetime_is_over() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    lists.accepted = NOW - Duration::from_secs(3601);
+    s.offer(lists.many(1, "a.test", 100), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    assert_eq!(attempts.len(), 2);
+    s.offer(lists.many(1, "a.test", 30), NOW);
+    finish(&mut s, &attempts[0], Some(trouble(Scope::Site)), NOW);
+    let (_, others) = run(&mut s, &limits(), NOW);
+    assert!(others.iter().any(|a| matches!(a, Action::Expire(dead, Some(_)) if dead.len() == 30)), "{others:?}");
+    assert!(others.iter().any(|a| matches!(a, Action::Load { .. })), "looks for more of them: {others:?}");
+}
+
+#[test]
+fn mail_past_the_hard_cap_expires_without_an_attempt() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    lists.accepted = NOW - Duration::from_secs(7201);
+    s.wake(domain("a.test"), NOW);
+    s.loaded(&domain("a.test"), lists.many(1, "a.test", 5), true, NOW);
+    let (attempts, others) = run(&mut s, &limits(), NOW);
+    assert!(attempts.is_empty());
+    assert!(others.iter().any(|a| matches!(a, Action::Expire(dead, None) if dead.len() == 5)), "{others:?}");
+}
+
+#[test]
+fn what_does_not_fit_in_memory_stays_on_disk_and_is_loaded_as_room_comes_free() {
+    let (mut s, mut lists) = (scheduler(Options { read_ahead: 100, ..options() }), Lists::new());
+    s.offer(lists.many(1, "a.test", 500), NOW);
+    let (attempts, others) = run(&mut s, &limits(), NOW);
+    assert!(others.iter().any(|a| matches!(a, Action::Release(ids) if ids.len() == 400)), "{others:?}");
+    assert_eq!(attempts.len(), 2);
+    assert!(others.iter().any(|a| matches!(a, Action::Load { limit, .. } if *limit >= 50)), "{others:?}");
+}
+
+#[test]
+fn memory_in_all_is_bounded_and_hungry_queues_are_fed_in_turn() {
+    let (mut s, mut lists) = (scheduler(Options { resident: 100, ..options() }), Lists::new());
+    s.offer(lists.many(1, "a.test", 90), NOW);
+    s.offer(lists.many(1, "b.test", 90), NOW);
+    assert_eq!(s.stats(NOW).resident, 100);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    assert!(!attempts.is_empty());
+    assert!(s.stats(NOW).resident <= 100);
+}
+
+#[test]
+fn a_small_mailing_overtakes_a_big_one_at_the_same_provider() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    let limits = Limits { connections: 1, ..limits() };
+    s.offer(lists.many(1, "a.test", 1000), NOW);
+    let (attempts, _) = run(&mut s, &limits, NOW);
+    s.offer(lists.many(2, "a.test", 20), NOW);
+    let later = NOW + 300 * MS;
+    finish(&mut s, &attempts[0], None, later);
+    let mut mailings = Vec::new();
+    for _ in 0..3 {
+        let (attempts, _) = run(&mut s, &limits, later);
+        mailings.push(attempts[0].envelope.mailing.0);
+        finish(&mut s, &attempts[0], None, later);
+    }
+    assert!(mailings.contains(&2), "{mailings:?}");
+}
+
+#[test]
+fn a_domain_that_cannot_be_resolved_holds_no_other() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    s.offer(lists.many(1, "bad.test", 50), NOW);
+    s.offer(lists.many(1, "good.test", 50), NOW);
+    let mut waiting = Vec::new();
+    let mut started = Vec::new();
+    while let Some(action) = s.poll(NOW) {
+        match action {
+            Action::Resolve(d) if d == domain("bad.test") => waiting = s.resolved(&d, Resolution::Temporary, NOW),
+            Action::Resolve(d) => drop(s.resolved(&d, Resolution::Site(site("good"), Arc::new(limits())), NOW)),
+            Action::Start(attempt) => started.push(attempt.destination.clone()),
+            _ => {}
+        }
+    }
+    assert_eq!(waiting.len(), 50);
+    assert_eq!(started, [domain("good.test")]);
+    assert!(s.next_wakeup().expect("asks again") <= NOW + Duration::from_secs(600));
+}
+
+#[test]
+fn a_provider_that_says_slow_down_gets_half_and_in_the_end_a_pause() {
+    let mut s = scheduler(options());
+    let mut lists = Lists::new();
+    s.offer(lists.many(1, "a.test", 1000), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    assert_eq!(attempts.len(), 5);
+    for attempt in &attempts {
+        finish(&mut s, attempt, Some(trouble(Scope::Session)), NOW);
+    }
+    assert_eq!(s.stats(NOW).held_providers, 1);
+    assert!(run(&mut s, &limits(), NOW).0.is_empty());
+    assert_eq!(run(&mut s, &limits(), NOW + Duration::from_secs(601)).0.len(), 1);
+}
+
+#[test]
+fn nothing_is_remembered_of_mail_that_is_gone() {
+    let mut s = scheduler(options());
+    let mut lists = Lists::new();
+    for i in 0..50 {
+        s.offer(lists.many(i, &format!("d{i}.test"), 3), NOW);
+    }
+    let later = NOW + 3000 * MS;
+    let mut attempts = run(&mut s, &limits(), NOW).0;
+    attempts.extend(run(&mut s, &limits(), later).0);
+    assert_eq!(attempts.len(), 50);
+    attempts.iter().for_each(|attempt| finish(&mut s, attempt, None, later));
+    let _ = run(&mut s, &limits(), later + Duration::from_secs(60));
+    let stats = s.stats(later);
+    assert_eq!((stats.resident, stats.in_flight, stats.destinations), (0, 0, 0));
+    assert!(s.bundles.is_empty() && s.grew.is_empty());
+}
