@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mail::Mailbox;
+
 /// Everything bounce is told.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The Reporting-MTA.
+    /// The Reporting-MTA, and the domain of the reports' Message-IDs.
     pub hostname: Arc<str>,
     /// From of the reports; `MAILER-DAEMON@hostname` if it is not set.
-    pub from: Option<String>,
+    pub from: Option<Mailbox>,
     /// How long a batch's first obligation waits for company, so that one DSN reports them all.
     pub gather: Duration,
     /// How long an undeliverable DSN is retried before it goes to the postmaster.
     pub expire_after: Duration,
-    /// Where DSNs go whose list host could not be reached until then: a mailbox at a list host's bounce address.
-    pub postmaster: Option<String>,
-    /// Most octets of the original message that a RET=FULL report returns.
+    /// Where DSNs go whose list host could not be reached until then: a mailbox at a list host's bounce address. If it
+    /// is not set they are dropped, counted and logged.
+    pub postmaster: Option<Mailbox>,
+    /// Most octets of the original message that a RET=FULL report returns; a longer one returns its header section.
     pub return_bytes: usize,
 }
