@@ -14,6 +14,8 @@ pub struct Options {
     pub from: Option<Mailbox>,
     /// How long a batch's first obligation waits for company, so that one DSN reports them all.
     pub gather: Duration,
+    /// Age from which a delay is reported, where NOTIFY=DELAY asked for it.
+    pub delay_after: Duration,
     /// How long an undeliverable DSN is retried before it goes to the postmaster.
     pub expire_after: Duration,
     /// Where DSNs go whose list host could not be reached until then: a mailbox at a list host's bounce address. If it

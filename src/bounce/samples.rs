@@ -25,6 +25,7 @@ pub(super) fn options() -> Options {
     Options {
         hostname: "relay.example.net".into(),
         from: None,
+        delay_after: Duration::from_secs(4 * 3600),
         gather: Duration::from_secs(5),
         expire_after: Duration::from_secs(14 * 86_400),
         postmaster: Some(mailbox("postmaster@lists.example.org")),

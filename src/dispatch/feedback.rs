@@ -6,18 +6,15 @@ use std::time::Duration;
 
 use super::bundle::{BundleId, Gathering};
 use super::provider::{Provider, Reach, SiteState, backoff};
-use super::queue::{OnDisk, Queue, Target};
-use super::scheduler::{Action, Scheduler, Timer};
+use super::queue::{OnDisk, Target};
+use super::scheduler::{Action, REMEMBERED, Scheduler, Timer};
 use crate::attempt::{Limits, Site};
 use crate::clock::Tick;
-use crate::mail::{Destination, Queued};
+use crate::mail::Destination;
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
 
 /// First and longest pause after a destination could not be resolved.
 const DNS_PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(1800));
-
-/// Sites and providers that are remembered while nothing waits for them; beyond, the longest unused are forgotten.
-const REMEMBERED: usize = 20_000;
 
 impl Scheduler {
     pub(super) fn settle_on(&mut self, destination: &Destination, site: Arc<Site>, limits: Arc<Limits>, now: Tick) {
@@ -85,25 +82,20 @@ impl Scheduler {
         });
     }
 
-    pub(super) fn unresolved(&mut self, destination: &Destination, now: Tick) -> Vec<Queued> {
-        if let Some(Queue { target: Target::Known { since, .. }, .. }) = self.queues.get_mut(destination) {
+    pub(super) fn unresolved(&mut self, destination: &Destination, reason: Reason, now: Tick) {
+        let Some(queue) = self.queues.get_mut(destination) else { return };
+        if let Target::Known { since, .. } = &mut queue.target {
             // What was found before is better than nothing while the name servers are in trouble.
             *since = now;
-            return Vec::new();
+            return;
         }
-        let waiting = self.withdraw(destination);
-        let Some(queue) = self.queues.get_mut(destination) else { return waiting };
         queue.dns_failures += 1;
         let (first, longest) = (DNS_PAUSE.0.min(self.options.suspend.1), DNS_PAUSE.1.min(self.options.suspend.1 * 3));
         let until = now + backoff(first, longest, queue.dns_failures);
         queue.target = Target::Unresolved(until);
-        queue.more_on_disk(until);
-        self.timers.push(Reverse((until, Timer::Destination(destination.clone()))));
-        waiting
+        self.hand_back(destination, until, &reason, now);
     }
-}
 
-impl Scheduler {
     pub(super) fn on_success(&mut self, site: &Site, relayed: usize, now: Tick) {
         let Some(provider) = self.providers.get_mut(&site.provider) else { return };
         if relayed > 0 {
@@ -153,26 +145,28 @@ impl Scheduler {
         let until = state.suspended_until(now).unwrap_or(now);
         state.waiting.clear();
         let destinations: Vec<Destination> = state.destinations.iter().cloned().collect();
-        for destination in destinations {
-            let (overdue, waiting): (Vec<_>, Vec<_>) = self
-                .withdraw(&destination)
-                .into_iter()
-                .partition(|queued| self.options.retry.is_overdue(queued.batch.accepted, now));
-            if let Some(queue) = self.queues.get_mut(&destination)
-                && (!waiting.is_empty() || !overdue.is_empty() || queue.disk != OnDisk::Nothing)
-            {
-                queue.more_on_disk(until);
-                // A page that held overdue mail may have more behind it: looked at now, although the site is suspended.
-                queue.sweep = !overdue.is_empty();
-                self.timers.push(Reverse((until, Timer::Destination(destination.clone()))));
-            }
-            if !waiting.is_empty() {
-                self.actions.push_back(Action::Release(waiting.iter().map(|queued| queued.id).collect()));
-            }
-            if !overdue.is_empty() {
-                let reason = reason.clone().or_else(|| Some(unreachable_site(name)));
-                self.actions.push_back(Action::Expire(overdue, reason));
-            }
+        let reason = reason.unwrap_or_else(|| unreachable_site(name));
+        destinations.iter().for_each(|destination| self.hand_back(destination, until, &reason, now));
+    }
+
+    /// Gives a destination's mail back to the spool until it can go; what is overdue expires.
+    fn hand_back(&mut self, destination: &Destination, until: Tick, reason: &Reason, now: Tick) {
+        let (overdue, waiting): (Vec<_>, Vec<_>) =
+            self.withdraw(destination).into_iter().partition(|queued| self.options.retry.is_overdue(queued, now));
+        if let Some(queue) = self.queues.get_mut(destination)
+            && (!waiting.is_empty() || !overdue.is_empty() || queue.disk != OnDisk::Nothing)
+        {
+            queue.more_on_disk(until);
+            // A page that held overdue mail may have more behind it: looked at now, although nothing can go.
+            queue.sweep = !overdue.is_empty();
+        }
+        self.timers.push(Reverse((until, Timer::Destination(destination.clone()))));
+        if !waiting.is_empty() {
+            self.actions.push_back(Action::Release(waiting.iter().map(|queued| queued.id).collect()));
+        }
+        if !overdue.is_empty() {
+            self.actions.push_back(Action::Expire(overdue, Some(reason.clone())));
+            self.arm_load(destination, now);
         }
     }
 

@@ -17,12 +17,7 @@ impl Scheduler {
         let Some(queue) = self.queues.get(destination) else {
             return if self.resident < self.options.resident { Ok(()) } else { Err(now) };
         };
-        let suspended = match &queue.target {
-            Target::Known { site, .. } => self.sites.get(&site.name).and_then(|site| site.suspended_until(now)),
-            Target::Unresolved(until) if *until > now => Some(*until),
-            _ => None,
-        };
-        match suspended {
+        match self.unusable_until(destination, now) {
             Some(until) => Err(until),
             None if queue.disk != OnDisk::Nothing => Err(now),
             None if queue.resident >= self.options.read_ahead || self.resident >= self.options.resident => Err(now),

@@ -36,4 +36,6 @@ pub struct RetrySchedule {
     pub jitter_percent: u32,
     /// Lifetime in the queue.
     pub expire_after: Duration,
+    /// Lifetime of our own reports to list hosts, which are waited for longer than mail to the world.
+    pub reports_expire_after: Duration,
 }

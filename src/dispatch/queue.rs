@@ -76,10 +76,6 @@ impl Queue {
 
     /// Whether it can be forgotten: nothing in memory, nothing known on disk, nothing to remember.
     pub(super) fn is_idle(&self) -> bool {
-        self.resident == 0
-            && self.disk == OnDisk::Nothing
-            && !self.hungry
-            && !self.asked
-            && !matches!(self.target, Target::Unresolved(_))
+        self.resident == 0 && self.disk == OnDisk::Nothing && !self.hungry && !self.asked
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::RetrySchedule;
 use crate::clock::Tick;
-use crate::mail::Queued;
+use crate::mail::{Destination, Queued};
 
 /// The hard cap: whatever holds a recipient, this many lifetimes after its acceptance it is expired without an attempt.
 const HARD_CAP_LIFETIMES: u32 = 2;
@@ -19,34 +19,44 @@ impl RetrySchedule {
         delay.mul_f64(1.0 + spread * (2.0 * chance.clamp(0.0, 1.0) - 1.0))
     }
 
+    /// How long a recipient of that destination is tried.
+    pub fn lifetime(&self, destination: &Destination) -> Duration {
+        match destination {
+            Destination::Domain(_) => self.expire_after,
+            Destination::ListHost(_) => self.reports_expire_after,
+        }
+    }
+
     /// Whether the recipient's lifetime is over, so that its next attempt is its last.
-    pub fn is_overdue(&self, accepted: Tick, now: Tick) -> bool {
-        now.since(accepted) >= self.expire_after
+    pub fn is_overdue(&self, queued: &Queued, now: Tick) -> bool {
+        now.since(queued.batch.accepted) >= self.lifetime(&queued.destination)
     }
 
     /// Whether the recipient is so old that it gets no attempt any more.
     pub fn is_past_hard_cap(&self, queued: &Queued, now: Tick) -> bool {
-        now.since(queued.batch.accepted) >= self.expire_after * HARD_CAP_LIFETIMES
+        now.since(queued.batch.accepted) >= self.lifetime(&queued.destination) * HARD_CAP_LIFETIMES
     }
 
-    /// When a recipient that was deferred at `now` is due again: by schedule, but not after its deadline, which is when
-    /// it gets its last attempt.
-    pub fn due(&self, accepted: Tick, attempts: u32, chance: f64, now: Tick) -> Tick {
-        let due = now + self.delay(attempts, chance);
-        due.min((accepted + self.expire_after).max(now + Duration::from_millis(1)))
+    /// When a recipient is due again that was deferred at `now` by its attempt number `attempts`: by schedule, but not
+    /// after its deadline, which is when it gets its last attempt.
+    pub fn due(&self, queued: &Queued, attempts: u32, chance: f64, now: Tick) -> Tick {
+        let deadline = queued.batch.accepted + self.lifetime(&queued.destination);
+        (now + self.delay(attempts, chance)).min(deadline.max(now + Duration::from_millis(1)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dispatch::tests::Lists;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn schedule() -> RetrySchedule {
         let minutes = [5, 10, 20, 40, 60, 120, 240];
         let delays = minutes.iter().map(|&m| MINUTE * m).collect();
-        RetrySchedule { delays, jitter_percent: 20, expire_after: MINUTE * 60 * 24 * 5 }
+        let (expire_after, reports_expire_after) = (MINUTE * 60 * 24 * 5, MINUTE * 60 * 24 * 14);
+        RetrySchedule { delays, jitter_percent: 20, expire_after, reports_expire_after }
     }
 
     #[test]
@@ -63,11 +73,12 @@ mod tests {
 
     #[test]
     fn a_week_of_retries_ends_with_a_last_attempt_at_the_deadline() {
-        let accepted = Tick(0);
+        let queued = Lists::new().many(1, "a.test", 1).remove(0);
+        let accepted = queued.batch.accepted;
         let (mut now, mut attempts) = (accepted, 0);
-        while !schedule().is_overdue(accepted, now) {
+        while !schedule().is_overdue(&queued, now) {
             attempts += 1;
-            now = schedule().due(accepted, attempts, 0.5, now);
+            now = schedule().due(&queued, attempts, 0.5, now);
         }
         assert_eq!(now, accepted + MINUTE * 60 * 24 * 5);
         assert!((30..=40).contains(&attempts), "{attempts}");

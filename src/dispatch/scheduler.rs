@@ -39,8 +39,8 @@ pub enum Action {
 pub enum Resolution {
     /// The site that serves the destination, and its provider's limits.
     Site(Arc<Site>, Arc<Limits>),
-    /// Nothing now; to be asked again.
-    Temporary,
+    /// Nothing now, for this reason; to be asked again.
+    Temporary(Reason),
     /// Nothing, for good: the engine settles what is waiting as failed, and what comes until then likewise.
     Permanent,
 }
@@ -78,6 +78,10 @@ pub struct Stats {
     /// Queues that wait for room in memory.
     pub hungry: usize,
 }
+
+/// Destinations whose queues are remembered while their mail lies on disk, and sites and providers that are remembered
+/// while nothing waits for them. Beyond, they are found again through the spool's wake-ups.
+pub(super) const REMEMBERED: usize = 20_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
@@ -163,6 +167,19 @@ impl Scheduler {
         self.arm_load(&destination, now);
     }
 
+    /// Mail for `destination` was recorded as due again at `due`.
+    pub fn deferred(&mut self, destination: &Destination, due: Tick, now: Tick) {
+        if self.queues.len() < REMEMBERED || self.queues.contains_key(destination) {
+            self.queues.entry(destination.clone()).or_default().more_on_disk(due);
+            self.arm_load(destination, now);
+        } // else the spool's own wake-ups bring it, at a coarser time
+    }
+
+    /// Whether more destinations should not be woken for now: what is known of them would fill the memory.
+    pub fn is_crowded(&self) -> bool {
+        self.queues.len() >= REMEMBERED
+    }
+
     /// The end of an [`Action::Load`]; `complete` says that nothing due was left behind.
     pub fn loaded(&mut self, destination: &Destination, recipients: Vec<Queued>, complete: bool, now: Tick) {
         let Some(queue) = self.queues.get_mut(destination) else { return };
@@ -183,25 +200,23 @@ impl Scheduler {
         self.forget_if_idle(destination);
     }
 
-    /// The end of an [`Action::Resolve`]. Where nothing was found, returns what waited in memory: the engine settles it
-    /// (deferred without counting an attempt, or failed).
+    /// The end of an [`Action::Resolve`]. Where there is no site for good, returns what waited in memory: the engine
+    /// settles it as failed.
     pub fn resolved(&mut self, destination: &Destination, resolution: Resolution, now: Tick) -> Vec<Queued> {
         let Some(queue) = self.queues.get_mut(destination) else { return Vec::new() };
         queue.asked = false;
         match resolution {
-            Resolution::Site(site, limits) => {
-                self.settle_on(destination, site, limits, now);
-                Vec::new()
-            }
-            Resolution::Temporary => self.unresolved(destination, now),
+            Resolution::Site(site, limits) => self.settle_on(destination, site, limits, now),
+            Resolution::Temporary(reason) => self.unresolved(destination, reason, now),
             Resolution::Permanent => {
                 queue.target = Target::Unknown;
                 let waiting = self.withdraw(destination);
                 self.arm_load(destination, now);
                 self.forget_if_idle(destination);
-                waiting
+                return waiting;
             }
         }
+        Vec::new()
     }
 
     /// The end of an attempt.

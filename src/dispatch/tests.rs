@@ -28,6 +28,7 @@ fn options() -> Options {
             delays: vec![Duration::from_secs(300)],
             jitter_percent: 0,
             expire_after: Duration::from_secs(3600),
+            reports_expire_after: Duration::from_secs(7200),
         },
         suspend: (Duration::from_secs(30), Duration::from_secs(600)),
         weights: HashMap::new(),
@@ -55,14 +56,14 @@ fn domain(name: &str) -> Destination {
 }
 
 /// A list host that hands over batches.
-struct Lists {
+pub(super) struct Lists {
     next: u64,
     host: &'static str,
     accepted: Tick,
 }
 
 impl Lists {
-    fn new() -> Lists {
+    pub(super) fn new() -> Lists {
         Lists { next: 0, host: "lists", accepted: NOW }
     }
 
@@ -96,7 +97,7 @@ impl Lists {
         names.iter().enumerate().map(queued).collect()
     }
 
-    fn many(&mut self, mailing: u64, to: &str, count: usize) -> Vec<Queued> {
+    pub(super) fn many(&mut self, mailing: u64, to: &str, count: usize) -> Vec<Queued> {
         let first = self.next;
         let names: Vec<String> = (0..count).map(|i| format!("u{first}-{i}")).collect();
         self.batch(mailing, to, &names)
@@ -333,17 +334,20 @@ fn a_domain_that_cannot_be_resolved_holds_no_other() {
     let (mut s, mut lists) = (scheduler(options()), Lists::new());
     s.offer(lists.many(1, "bad.test", 50), NOW);
     s.offer(lists.many(1, "good.test", 50), NOW);
-    let mut waiting = Vec::new();
+    let mut released = 0;
     let mut started = Vec::new();
     while let Some(action) = s.poll(NOW) {
         match action {
-            Action::Resolve(d) if d == domain("bad.test") => waiting = s.resolved(&d, Resolution::Temporary, NOW),
+            Action::Resolve(d) if d == domain("bad.test") => {
+                drop(s.resolved(&d, Resolution::Temporary(trouble(Scope::Site)), NOW));
+            }
+            Action::Release(ids) => released += ids.len(),
             Action::Resolve(d) => drop(s.resolved(&d, Resolution::Site(site("good"), Arc::new(limits())), NOW)),
             Action::Start(attempt) => started.push(attempt.destination.clone()),
             _ => {}
         }
     }
-    assert_eq!(waiting.len(), 50);
+    assert_eq!(released, 50);
     assert_eq!(started, [domain("good.test")]);
     assert!(s.next_wakeup().expect("asks again") <= NOW + Duration::from_secs(600));
 }
@@ -379,4 +383,12 @@ fn nothing_is_remembered_of_mail_that_is_gone() {
     let stats = s.stats(later);
     assert_eq!((stats.resident, stats.in_flight, stats.destinations), (0, 0, 0));
     assert!(s.bundles.is_empty() && s.grew.is_empty());
+}
+
+#[test]
+fn what_was_deferred_is_loaded_when_it_is_due_and_not_before() {
+    let mut s = scheduler(options());
+    s.deferred(&domain("a.test"), NOW + 500 * MS, NOW);
+    assert!(run(&mut s, &limits(), NOW + 499 * MS).1.is_empty());
+    assert!(matches!(run(&mut s, &limits(), NOW + 500 * MS).1[..], [Action::Load { .. }]));
 }

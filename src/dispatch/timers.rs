@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::bundle::BundleId;
-use super::queue::OnDisk;
+use super::queue::{OnDisk, Target};
 use super::scheduler::{Action, Scheduler, Timer};
 use crate::clock::Tick;
 use crate::mail::Destination;
@@ -12,7 +12,7 @@ use crate::mail::Destination;
 impl Scheduler {
     /// Loads more of a queue if it has become short, or sets a timer for when that makes sense.
     pub(super) fn arm_load(&mut self, destination: &Destination, now: Tick) {
-        let suspended = self.site_of(destination).and_then(|site| self.sites.get(&site)?.suspended_until(now));
+        let suspended = self.unusable_until(destination, now);
         let Some(queue) = self.queues.get_mut(destination) else { return };
         let OnDisk::From(at) = queue.disk else { return };
         let at = if queue.sweep { now } else { at.max(suspended.unwrap_or(at)) };
@@ -32,6 +32,15 @@ impl Scheduler {
         queue.disk = OnDisk::Loading { again: false };
         queue.sweep = false;
         self.actions.push_back(Action::Load { destination: destination.clone(), limit });
+    }
+
+    /// Until when mail for a destination cannot go, if it cannot: its site is suspended, or it does not resolve.
+    pub(super) fn unusable_until(&self, destination: &Destination, now: Tick) -> Option<Tick> {
+        match &self.queues.get(destination)?.target {
+            Target::Known { site, .. } => self.sites.get(&site.name)?.suspended_until(now),
+            Target::Unresolved(until) => (*until > now).then_some(*until),
+            Target::Unknown => None,
+        }
     }
 
     /// Room came free: the queues that wait for it may load, longest waiting first.

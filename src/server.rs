@@ -1,0 +1,202 @@
+//! The composition root: builds the parts from the configuration, joins the channels, and drains on a signal.
+//!
+//! Order of start: what may be refused comes first (file descriptors, spool, ports), listening comes last, so that a
+//! server that cannot do its work never takes mail. Order of the end (design 6): listening sockets close, open
+//! transactions finish, attempts in flight finish, the spool is flushed; what is not finished at the deadline is cut
+//! off, and nothing that was answered 250 is lost by that.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use prometheus::Registry;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::admin::{Admin, Health, State};
+use crate::bounce;
+use crate::budget::Descriptors;
+use crate::config::Config;
+use crate::delivery::Delivery;
+use crate::engine::{self, ACCEPTED_QUEUE, Control, Engine, Parts, Payer};
+use crate::ingress::Ingress;
+use crate::log::{self, DeliveryLog};
+use crate::route::Resolver;
+use crate::spool::Spool;
+
+/// How long attempts in flight and open transactions may take to finish after SIGTERM. Below systemd's default of 90 s.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
+
+/// Runs the relay until SIGTERM or SIGINT, then drains it.
+///
+/// # Errors
+/// What keeps it from starting, each with its remedy; or a spool that has failed for good while it ran.
+pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::install()?;
+    let server = Server::start(config_path, config).await?;
+    tracing::info!(hostname = %server.config.hostname, "ready");
+    notify(&[NotifyState::Ready]);
+    let failure = server.watch(&mut signals).await;
+    notify(&[NotifyState::Stopping]);
+    server.drain().await;
+    match failure {
+        Some(reason) => Err(anyhow::anyhow!("stopped because the spool failed: {reason}")),
+        None => Ok(()),
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn install() -> anyhow::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// The running parts.
+struct Server {
+    config_path: PathBuf,
+    config: Config,
+    health: Health,
+    spool: Spool,
+    resolver: Resolver,
+    delivery: Delivery,
+    bounce: Arc<ArcSwap<bounce::Options>>,
+    ingress: Ingress,
+    admin: Admin,
+    control: mpsc::Sender<Control>,
+    engine: JoinHandle<()>,
+    payer: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(config_path: &Path, config: Config) -> anyhow::Result<Server> {
+        let registry = Registry::new();
+        let descriptors = Descriptors::from_system()?;
+        tracing::info!(limit = descriptors.limit(), "file descriptors");
+        let health = Health::starting();
+        let admin = Admin::start(&config.admin, registry.clone(), health.clone())?;
+        let (accepted, arrivals) = mpsc::channel(ACCEPTED_QUEUE);
+        let (options, spool_registry) = (config.spool.clone(), registry.clone());
+        // Opening replays the journal: not on a thread of the runtime.
+        let spool = tokio::task::spawn_blocking(move || Spool::open(options, accepted, &spool_registry))
+            .await
+            .context("opening the spool")??;
+        health.set_spool(State::Up);
+        let resolver = Resolver::new(config.route.clone(), descriptors.clone(), &registry)?;
+        let delivery = Delivery::new(config.delivery.clone(), resolver.clone(), descriptors.clone(), &registry)?;
+        let bounce = Arc::new(ArcSwap::from_pointee(config.bounce.clone()));
+        let lifetime = config.dispatch.retry.expire_after;
+        let (payer, payer_task) =
+            Payer::new(spool.clone(), Arc::clone(&bounce), bounce::Metrics::new(&registry)?, lifetime);
+        let parts = Parts {
+            spool: spool.clone(),
+            delivery: delivery.clone(),
+            resolver: resolver.clone(),
+            log: DeliveryLog::start(config.log, log::Metrics::new(&registry)?)?,
+            metrics: engine::Metrics::new(&registry)?,
+        };
+        let engine = Engine::new(parts, config.dispatch.clone(), config.bounce.delay_after, payer);
+        let (control, told) = mpsc::channel(4);
+        let engine = tokio::spawn(engine.run(arrivals, told));
+        let payer = tokio::spawn(payer_task.run());
+        let ingress = Ingress::start(config.ingress.clone(), spool.clone(), descriptors, &registry)?;
+        health.set_listening(State::Up);
+        let config_path = config_path.to_owned();
+        Ok(Server {
+            config_path,
+            config,
+            health,
+            spool,
+            resolver,
+            delivery,
+            bounce,
+            ingress,
+            admin,
+            control,
+            engine,
+            payer,
+        })
+    }
+
+    /// Waits for the end: a signal (`None`), or a spool that cannot be written any more. Reloads on SIGHUP meanwhile.
+    async fn watch(&self, signals: &mut Signals) -> Option<String> {
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => return None,
+                _ = signals.interrupt.recv() => return None,
+                _ = signals.hangup.recv() => self.reload().await,
+                reason = self.spool.failed() => {
+                    tracing::error!(reason, "the spool cannot be written: stopping, so that no mail is taken that could be lost");
+                    self.health.set_spool(State::Down(reason.clone()));
+                    return Some(reason);
+                }
+            }
+        }
+    }
+
+    /// Takes the configuration over whole, or not at all.
+    async fn reload(&self) {
+        notify(&[NotifyState::Reloading]);
+        match Config::load(&self.config_path) {
+            Ok(config) => self.apply(config).await,
+            Err(error) => tracing::error!(%error, "the configuration was not reloaded; the old one stays in force"),
+        }
+        notify(&[NotifyState::Ready]);
+    }
+
+    async fn apply(&self, config: Config) {
+        if config.spool.path != self.config.spool.path || config.admin.address != self.config.admin.address {
+            tracing::warn!("[spool] and [admin] address are taken over at the next start only");
+        }
+        // The only part that can refuse comes first: ports that cannot be bound, certificates that cannot be read.
+        if let Err(error) = self.ingress.reload(config.ingress).await {
+            tracing::error!(%error, "the configuration was not reloaded; the old one stays in force");
+            return;
+        }
+        self.resolver.reload(config.route);
+        self.delivery.reload(config.delivery);
+        let delay_after = config.bounce.delay_after;
+        self.bounce.store(Arc::new(config.bounce));
+        let told = Control::Reload(Box::new(config.dispatch), delay_after);
+        if self.control.send(told).await.is_err() {
+            tracing::error!("the engine is gone; restart the server");
+        }
+        tracing::info!("configuration reloaded");
+    }
+
+    async fn drain(self) {
+        tracing::info!("draining");
+        self.health.set_listening(State::Down("draining".to_owned()));
+        let deadline = tokio::time::Instant::now() + DRAIN_DEADLINE;
+        let (drained, finished) = oneshot::channel();
+        // Attempts stop being started at once; those under way and the open sessions finish side by side.
+        let _ = self.control.send(Control::Drain(drained)).await;
+        let _ = tokio::join!(self.ingress.drain(DRAIN_DEADLINE), tokio::time::timeout_at(deadline, finished));
+        self.payer.abort();
+        self.engine.abort();
+        self.delivery.close(Duration::from_secs(2)).await;
+        self.spool.close().await;
+        self.admin.stop().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Tells systemd, if it listens.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
