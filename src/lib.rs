@@ -40,13 +40,16 @@
 //! | `server`, `cli` | everything |
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod attempt;
 pub mod bounce;
 pub mod budget;
 pub mod clock;
+pub mod config;
 pub mod delivery;
 pub mod dispatch;
 pub mod ingress;
+pub mod log;
 pub mod mail;
 pub mod outcome;
 pub mod route;

@@ -1,0 +1,5 @@
+//! The admin endpoint.
+
+mod options;
+
+pub use options::Options;
