@@ -44,6 +44,7 @@ pub mod admin;
 pub mod attempt;
 pub mod bounce;
 pub mod budget;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
