@@ -32,8 +32,9 @@
 //! | `dispatch` | `mail`, `attempt`, `outcome` |
 //! | `delivery` | `mail`, `smtp`, `attempt`, `outcome`, `route`, `budget` |
 //! | `bounce` | `mail`, `outcome`, `spool` (values only) |
-//! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch` |
-//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `settle`, `bounce` |
+//! | `log` | `mail`, `outcome` |
+//! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `log` |
+//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `settle`, `bounce`, `log` |
 //! | `config` | every part's `Options` |
 //! | `admin` | `budget`, `spool` |
 //! | `rehearse` | `mail`, `smtp`, `config` |

@@ -38,11 +38,7 @@ fn describe(config: &Config) -> String {
 fn retries(config: &Config) -> String {
     let schedule = &config.dispatch.retry;
     let delays: Vec<String> = schedule.delays.iter().map(|delay| Span(*delay).to_string()).collect();
-    format!("{}, then each {}; expires after {}", delays.join(", "), last(&delays), Span(schedule.expire_after))
-}
-
-fn last(delays: &[String]) -> &str {
-    delays.last().map_or("", String::as_str)
+    format!("{} (the last repeats); expires after {}", delays.join(", "), Span(schedule.expire_after))
 }
 
 fn limits(config: &Config) -> String {

@@ -432,13 +432,18 @@ fn dispatch_options(raw: &Raw, list_hosts: &[Arc<ingress::ListHost>]) -> dispatc
     }
 }
 
+/// A mailbox that `check_bounce` has seen already.
+fn mailbox(text: &str) -> Option<Mailbox> {
+    Mailbox::parse(text, false).ok()
+}
+
 fn bounce_options(raw: &raw::Bounce, hostname: &Arc<str>) -> bounce::Options {
     bounce::Options {
         hostname: Arc::clone(hostname),
-        from: raw.from.clone(),
+        from: raw.from.as_deref().and_then(mailbox),
         gather: raw.gather.0,
         expire_after: raw.expire_after.0,
-        postmaster: raw.postmaster.clone(),
+        postmaster: raw.postmaster.as_deref().and_then(mailbox),
         return_bytes: usize::try_from(raw.return_bytes.0).unwrap_or(usize::MAX),
     }
 }
