@@ -32,18 +32,22 @@
 //! | `dispatch` | `mail`, `attempt`, `outcome` |
 //! | `delivery` | `mail`, `smtp`, `attempt`, `outcome`, `route`, `budget` |
 //! | `bounce` | `mail`, `outcome`, `spool` (values only) |
-//! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch` |
-//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `settle`, `bounce` |
+//! | `log` | `mail`, `outcome` |
+//! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `log` |
+//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `settle`, `bounce`, `log` |
 //! | `config` | every part's `Options` |
 //! | `admin` | `budget`, `spool` |
 //! | `rehearse` | `mail`, `smtp`, `config` |
 //! | `server`, `cli` | everything |
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod attempt;
 pub mod bounce;
 pub mod budget;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod delivery;
 pub mod dispatch;
 pub mod ingress;

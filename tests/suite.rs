@@ -1,1 +1,4 @@
-//! suite
+//! What a user of Posthaste can see, by behaviour; one binary, so that the library is linked once.
+
+mod config;
+mod tidy;
