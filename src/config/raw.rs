@@ -345,6 +345,8 @@ pub struct Bounce {
     pub from: Option<String>,
     /// How long a batch's first failure waits for others, so that one report names them all. Default: 5s.
     pub gather: Span,
+    /// Age from which a delay is reported, where NOTIFY=DELAY asked for it; nobody else hears of delays. Default: 4h.
+    pub delay_after: Span,
     /// How long a report is retried whose list host cannot be reached. Default: 14d.
     pub expire_after: Span,
     /// Mailbox at a list host that gets what could not be reported until then. Default: none; it is dropped, counted
@@ -359,6 +361,7 @@ impl Default for Bounce {
         Bounce {
             from: None,
             gather: Span::seconds(5),
+            delay_after: Span::seconds(4 * 3600),
             expire_after: Span::seconds(14 * 86_400),
             postmaster: None,
             return_bytes: Size(64 << 10),
