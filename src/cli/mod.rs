@@ -17,7 +17,7 @@ use crate::log::Escaped;
 
 const EXAMPLES: &str = "\
 Examples:
-  posthaste rehearse                        20,000 recipients, nothing from outside
+  posthaste rehearse                        needs nothing from outside
   posthaste check --config posthaste.toml
   posthaste serve --config posthaste.toml
   posthaste config hash-password < FILE     for the users of a [[list_host]]
