@@ -33,7 +33,7 @@
 //! | `delivery` | `mail`, `smtp`, `attempt`, `outcome`, `route`, `budget` |
 //! | `bounce` | `mail`, `outcome`, `spool` (values only) |
 //! | `log` | `mail`, `outcome` |
-//! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `log` |
+//! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `bounce`, `log` |
 //! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `settle`, `bounce`, `log` |
 //! | `config` | every part's `Options` |
 //! | `admin` | `budget`, `spool` |

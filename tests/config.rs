@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use posthaste::config::Config;
 use posthaste::config::raw::{self, Raw};
+use posthaste::config::{Config, ConfigError};
 use serde::de::DeserializeOwned;
 
 const DOCUMENTED: &str = include_str!("../config/posthaste.toml");
@@ -109,6 +109,32 @@ fn every_example_is_valid_without_a_warning() {
         let config = Config::load(&example).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(config.warnings, [], "{}", example.display());
     }
+}
+
+#[test]
+fn a_wrong_value_is_refused_at_its_own_line_whichever_key_has_it() {
+    let text = uncommented().replace("providers = \"providers.toml\"\n", "\n").replace("\"tls/", "\"/dev/null\" # \"");
+    let lines: Vec<&str> = text.lines().collect();
+    let (mut refused, mut settings) = (0, 0);
+    for (at, line) in lines.iter().enumerate() {
+        let Some((key, _)) = line.split_once(" = ").filter(|(key, _)| !key.starts_with('#')) else { continue };
+        settings += 1;
+        for wrong in ["-7", "\"\u{202e}?\"", "[[]]", "{ x = 1 }", "1979-05-27", "nan"] {
+            let spoilt = format!("{key} = {wrong}");
+            let spoilt = [&lines[..at], &[spoilt.as_str()], &lines[at + 1..]].concat().join("\n");
+            match Config::parse("t.toml", &spoilt, Path::new("/")) {
+                Ok(_) => {}
+                Err(ConfigError::Invalid(problems)) => {
+                    refused += 1;
+                    let here = problems.iter().any(|problem| problem.place.is_some_and(|(line, _)| line == at + 1));
+                    assert!(here, "{key} = {wrong} in line {}: {problems:?}", at + 1);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    // What is taken are free texts: a path may be any.
+    assert!(settings > 60 && refused >= settings * 5, "{refused} refused of {settings} settings");
 }
 
 fn posthaste(arguments: &[&str]) -> Output {
