@@ -111,12 +111,9 @@ mod tests {
 
     #[test]
     fn a_failure_is_reported_unless_notify_leaves_it_out() {
-        for (notify, failure) in [
-            (None, true),
-            (Some(Notify::Never), false),
-            (on(true, false, true), false),
-            (on(false, true, false), true),
-        ] {
+        for (notify, failure) in
+            [(None, true), (Some(Notify::Never), false), (on(true, false, true), false), (on(false, true, false), true)]
+        {
             assert_eq!(Notify::wants_failure(notify), failure, "{notify:?}");
         }
     }

@@ -158,13 +158,17 @@ pub fn parse(line: &[u8], context: Context) -> Result<Command, Reply> {
     }
 }
 
+/// The verb of a line, whatever it is.
+pub fn verb(line: &[u8]) -> &[u8] {
+    line.split(|&b| b == b' ').next().unwrap_or(line)
+}
+
 /// Whether this line shows that the peer does not speak SMTP at all, or that its next octets are not commands: then
 /// reading on could execute what somebody made a browser post here (ALPACA), or the octets of a BDAT chunk.
 pub fn is_foreign(line: &[u8]) -> bool {
     const FOREIGN: [&[u8]; 10] =
         [b"GET", b"POST", b"PUT", b"HEAD", b"CONNECT", b"OPTIONS", b"DELETE", b"PATCH", b"HOST:", b"BDAT"];
-    let verb = line.split(|&b| b == b' ').next().unwrap_or(line);
-    FOREIGN.iter().any(|foreign| verb.eq_ignore_ascii_case(foreign)) || is_foreign_start(line)
+    FOREIGN.iter().any(|foreign| verb(line).eq_ignore_ascii_case(foreign)) || is_foreign_start(line)
 }
 
 /// Whether the first octets of a connection are those of another protocol: a TLS ClientHello on the clear port, an SSH
@@ -291,10 +295,7 @@ fn without_source_route(path: &str) -> &str {
 }
 
 /// Calls `apply` with each parameter, its keyword in capitals; refuses doubled keywords.
-fn for_each_param(
-    text: &str,
-    mut apply: impl FnMut(&str, Option<&str>) -> Result<(), Reply>,
-) -> Result<(), Reply> {
+fn for_each_param(text: &str, mut apply: impl FnMut(&str, Option<&str>) -> Result<(), Reply>) -> Result<(), Reply> {
     let mut seen: Vec<String> = Vec::new();
     for word in text.split(' ').filter(|word| !word.is_empty()) {
         let (key, value) = word.split_once('=').map_or((word, None), |(key, value)| (key, Some(value)));
@@ -437,7 +438,9 @@ mod tests {
 
     #[test]
     fn verbs_are_read_in_any_case_and_with_trailing_blanks() {
-        for line in ["ehlo [127.0.0.1]", "mail FROM:<a@b.example> size=33200", "rcpt TO:<a@b.example>", "data  ", "qUiT"] {
+        for line in
+            ["ehlo [127.0.0.1]", "mail FROM:<a@b.example> size=33200", "rcpt TO:<a@b.example>", "data  ", "qUiT"]
+        {
             assert_eq!(code(line), (250, ""), "{line}");
         }
     }
@@ -535,8 +538,8 @@ mod tests {
 
     #[test]
     fn limits_on_parameters_are_those_of_rfc_3461() {
-        let envid = |n| format!("MAIL FROM:<a@b.example> ENVID={}", "e".repeat(n));
-        let orcpt = |n| format!("RCPT TO:<a@b.example> ORCPT=rfc822;{}", "o".repeat(n - 7));
+        let envid = |n: usize| format!("MAIL FROM:<a@b.example> ENVID={}", "e".repeat(n));
+        let orcpt = |n: usize| format!("RCPT TO:<a@b.example> ORCPT=rfc822;{}", "o".repeat(n - 7));
         assert_eq!((code(&envid(100)).0, code(&envid(101)).0), (250, 501));
         assert_eq!((code(&orcpt(500)).0, code(&orcpt(501)).0), (250, 501));
     }
@@ -566,13 +569,16 @@ mod tests {
     fn the_parameters_of_mail_are_read() {
         let mail = mail("MAIL FROM:<a@b.example> size=10 BODY=8bitmime smtputf8 RET=hdrs ENVID=x+2By XVERP=+=");
         assert_eq!(mail.size, Some(10));
-        assert_eq!(mail.params, EnvelopeParams {
-            body: Body::EightBitMime,
-            smtputf8: true,
-            ret: Some(Ret::Headers),
-            envid: Some("x+y".into()),
-            requiretls: false,
-        });
+        assert_eq!(
+            mail.params,
+            EnvelopeParams {
+                body: Body::EightBitMime,
+                smtputf8: true,
+                ret: Some(Ret::Headers),
+                envid: Some("x+y".into()),
+                requiretls: false,
+            }
+        );
         assert_eq!(mail.verp, Some(Delimiters { owner: '+', at: '=' }));
     }
 

@@ -203,8 +203,19 @@ mod tests {
     #[test]
     fn none_of_the_known_smuggling_sequences_ends_a_message() {
         for sequence in [
-            "\n.\n", "\n.\r\n", "\r.\r", "\r.\r\n", "\r\n.\n", "\r\n.\r", "\r\n\0.\r\n", "\r\n.\0\r\n", "\r\n.\r\r\n",
-            "\r\r\n.\r\r\n", "\n\n.\r\n", "\r\n.\r\0\n", "\n.\r",
+            "\n.\n",
+            "\n.\r\n",
+            "\r.\r",
+            "\r.\r\n",
+            "\r\n.\n",
+            "\r\n.\r",
+            "\r\n\0.\r\n",
+            "\r\n.\0\r\n",
+            "\r\n.\r\r\n",
+            "\r\r\n.\r\r\n",
+            "\n\n.\r\n",
+            "\r\n.\r\0\n",
+            "\n.\r",
         ] {
             let input = format!("body{sequence}MAIL FROM:<evil@x>\r\n.\r\n");
             let (content, findings, rest) = read(&[input.as_bytes()]);

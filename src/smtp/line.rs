@@ -167,32 +167,34 @@ mod tests {
 
     #[test]
     fn pipelined_commands_come_one_by_one() {
-        assert_eq!(lines_of(&[b"NOOP\r\nRSET \r\nQU", b"IT\r", b"\n"]), [
-            command("NOOP"),
-            command("RSET "),
-            command("QUIT")
-        ]);
+        assert_eq!(
+            lines_of(&[b"NOOP\r\nRSET \r\nQU", b"IT\r", b"\n"]),
+            [command("NOOP"), command("RSET "), command("QUIT")]
+        );
     }
 
     #[test]
     fn nothing_is_executed_of_a_line_with_a_bare_line_feed() {
-        assert_eq!(lines_of(&[b"RCPT TO:<a@b\nRCPT TO:<evil@x>\r\nNOOP\r\n"]), [
-            Line::Defect(Defect::BareLineFeed),
-            command("NOOP")
-        ]);
-        assert_eq!(lines_of(&[b"NOOP\nQUIT\n"]), [
-            Line::Defect(Defect::BareLineFeed),
-            Line::Defect(Defect::BareLineFeed)
-        ]);
+        assert_eq!(
+            lines_of(&[b"RCPT TO:<a@b\nRCPT TO:<evil@x>\r\nNOOP\r\n"]),
+            [Line::Defect(Defect::BareLineFeed), command("NOOP")]
+        );
+        assert_eq!(
+            lines_of(&[b"NOOP\nQUIT\n"]),
+            [Line::Defect(Defect::BareLineFeed), Line::Defect(Defect::BareLineFeed)]
+        );
     }
 
     #[test]
     fn carriage_returns_and_nuls_are_told_apart() {
-        assert_eq!(lines_of(&[b"NO\rOP\r\nNOOP\r\r\nA\0\r\n"]), [
-            Line::Defect(Defect::BareCarriageReturn),
-            Line::Defect(Defect::BareCarriageReturn),
-            Line::Defect(Defect::Nul)
-        ]);
+        assert_eq!(
+            lines_of(&[b"NO\rOP\r\nNOOP\r\r\nA\0\r\n"]),
+            [
+                Line::Defect(Defect::BareCarriageReturn),
+                Line::Defect(Defect::BareCarriageReturn),
+                Line::Defect(Defect::Nul)
+            ]
+        );
     }
 
     #[test]

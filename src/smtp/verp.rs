@@ -56,7 +56,10 @@ mod tests {
     #[test]
     fn a_recipient_is_written_into_the_reverse_path() {
         let plus = Delimiters::parse("+=").expect("valid");
-        assert_eq!(verp("Joe@D.example", Delimiters::default()).as_deref(), Some("list-bounces-Joe=D.example@h.example"));
+        assert_eq!(
+            verp("Joe@D.example", Delimiters::default()).as_deref(),
+            Some("list-bounces-Joe=D.example@h.example")
+        );
         assert_eq!(verp("joe@d.example", plus).as_deref(), Some("list-bounces+joe=d.example@h.example"));
     }
 
@@ -68,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_reverse_path_longer_than_a_path_may_be_is_not_made() {
-        let long = format!("{}@{}.example", "l".repeat(64), ["d".repeat(60), "e".repeat(60), "f".repeat(60)].join("."));
+        let long = format!("{}@{}.example", "l".repeat(64), ["d".repeat(58), "e".repeat(58), "f".repeat(58)].join("."));
         assert_eq!(verp(&long, Delimiters::default()), None);
     }
 
