@@ -59,3 +59,36 @@ fn shares(
     }
     own
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::mail::{Mailbox, RecipientParams};
+
+    use super::*;
+
+    fn recipient(text: &str) -> (Recipient, Destination) {
+        let path = Mailbox::parse(text, false).expect("valid");
+        let destination = Destination::Domain(path.domain());
+        (Recipient { path, params: RecipientParams::default() }, destination)
+    }
+
+    #[test]
+    fn without_xverp_all_recipients_share_the_reverse_path() {
+        let owner = ReversePath::Mailbox(Mailbox::parse("l@lists.example", false).expect("valid"));
+        let recipients = vec![recipient("a@b.example"), recipient("c@d.example")];
+        let mut lints = Vec::new();
+        assert_eq!(shares(owner.clone(), None, recipients.clone(), &mut lints), [(owner, recipients)]);
+    }
+
+    #[test]
+    fn recipients_whose_own_reverse_path_is_too_long_share_the_plain_one() {
+        let owner = ReversePath::Mailbox(Mailbox::parse("l@lists.example", false).expect("valid"));
+        let long = format!("x@{}.{}.{}.{}.example", "d".repeat(60), "d".repeat(60), "d".repeat(60), "d".repeat(50));
+        let recipients = vec![recipient(&long), recipient("a@b.example")];
+        let mut lints = Vec::new();
+        let shares = shares(owner.clone(), Some(verp::Delimiters::default()), recipients, &mut lints);
+        assert_eq!(shares[0].0.as_str(), "l-a=b.example@lists.example");
+        assert_eq!(shares[1], (owner, vec![recipient(&long)]));
+        assert_eq!(lints, [Lint::VerpTooLong]);
+    }
+}

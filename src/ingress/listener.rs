@@ -186,9 +186,9 @@ impl<S: Store> Listening<S> {
     async fn wind_up(mut self) {
         let mut phase = self.shared.phase.clone();
         let deadline = async move {
-            match phase.wait_for(|phase| phase.deadline().is_some()).await.map(|phase| phase.deadline()) {
-                Ok(Some(deadline)) => sleep_until(deadline).await,
-                Ok(None) | Err(_) => {}
+            let draining = phase.wait_for(|phase| phase.deadline().is_some()).await.map(|phase| phase.deadline());
+            if let Ok(Some(deadline)) = draining {
+                sleep_until(deadline).await;
             }
         };
         tokio::pin!(deadline);

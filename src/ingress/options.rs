@@ -40,7 +40,7 @@ pub struct Options {
 /// One listening socket.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    /// Address and port.
+    /// Address and port. An IPv6 address takes IPv6 connections only: `[::]` stands beside `0.0.0.0`, not for it.
     pub address: SocketAddr,
     /// Certificate and key for STARTTLS, re-read on reload; none: STARTTLS is not offered.
     pub tls: Option<Tls>,

@@ -247,7 +247,7 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Client<T> {
     }
 
     /// EHLO, MAIL, one RCPT, DATA.
-    async fn to_content(&mut self) {
+    async fn reach_content(&mut self) {
         self.expect("EHLO client.example", "250-relay.example").await;
         self.open().await;
         self.expect("DATA", "354 ").await;
@@ -361,7 +361,7 @@ async fn the_parameters_of_dsn_reach_the_store() {
 async fn a_smuggled_message_is_refused_and_never_seen() {
     let relay = Relay::start(options());
     let mut client = relay.greeted().await;
-    client.to_content().await;
+    client.reach_content().await;
     client.send(b"a\n.\r\nMAIL FROM:<evil@lists.example>\r\nRCPT TO:<v@b.example>\r\nDATA\r\nx\r\n.\r\n").await;
     assert!(client.reply().await.starts_with("554 5.6.0"));
     client.expect("NOOP", "250 2.0.0").await;
@@ -372,7 +372,7 @@ async fn a_smuggled_message_is_refused_and_never_seen() {
 async fn a_message_too_big_is_read_to_its_end_and_refused() {
     let relay = Relay::start(Options { message_bytes: 1000, ..options() });
     let mut client = relay.greeted().await;
-    client.to_content().await;
+    client.reach_content().await;
     client.send(&b"0123456789012345678901234567890\r\n".repeat(20_000)).await;
     client.expect(".", "552 5.3.4").await;
     client.open().await;
@@ -431,7 +431,7 @@ async fn the_dot_is_answered_only_when_the_store_has_the_message() {
     let relay = Relay::start(options());
     let gate = relay.store.gate();
     let mut client = relay.greeted().await;
-    client.to_content().await;
+    client.reach_content().await;
     client.send(b".\r\n").await;
     let early = tokio::select! {
         biased;
@@ -447,7 +447,7 @@ async fn the_dot_is_answered_only_when_the_store_has_the_message() {
 async fn a_client_that_leaves_after_the_dot_has_handed_its_message_over() {
     let relay = Relay::start(options());
     let mut client = relay.greeted().await;
-    client.to_content().await;
+    client.reach_content().await;
     client.send(b".\r\n").await;
     drop(client);
     relay.until("sessions", 0.0).await;
@@ -458,7 +458,7 @@ async fn a_client_that_leaves_after_the_dot_has_handed_its_message_over() {
 async fn a_client_that_leaves_before_the_dot_has_handed_nothing_over() {
     let relay = Relay::start(options());
     let mut client = relay.greeted().await;
-    client.to_content().await;
+    client.reach_content().await;
     client.send(b"From: x\r\n\r\n.").await;
     drop(client);
     relay.until("sessions", 0.0).await;
@@ -559,7 +559,7 @@ async fn a_command_that_trickles_in_is_given_up_and_so_is_a_message() {
     assert!(client.reply().await.starts_with("421 4.4.2"));
     assert_eq!(since.elapsed().as_secs(), 300);
     let mut client = relay.greeted().await;
-    client.to_content().await;
+    client.reach_content().await;
     let mut sent = 0;
     let reply = loop {
         tokio::select! {
@@ -577,7 +577,7 @@ async fn a_command_that_trickles_in_is_given_up_and_so_is_a_message() {
 async fn a_slow_client_is_waited_for() {
     let relay = Relay::start(options());
     let mut client = relay.greeted().await;
-    client.to_content().await;
+    client.reach_content().await;
     for line in MESSAGE.split_inclusive("\r\n") {
         tokio::time::sleep(Duration::from_secs(50)).await;
         client.send(line.as_bytes()).await;
@@ -591,12 +591,12 @@ async fn a_panic_ends_one_session_and_is_counted() {
     let mut other = relay.greeted().await;
     relay.store.set(Mood::Panicking);
     let mut client = relay.greeted().await;
-    client.to_content().await;
+    client.reach_content().await;
     client.send(b".\r\n").await;
     assert!(client.is_closed().await);
     relay.until("panics_total", 1.0).await;
     relay.store.set(Mood::Fine);
-    other.to_content().await;
+    other.reach_content().await;
     other.expect(".", "250 2.0.0").await;
 }
 
@@ -610,7 +610,7 @@ async fn a_full_relay_closes_its_sockets_and_opens_them_again() {
     }
     relay.until("overloads_total", 1.0).await;
     assert!(TcpStream::connect(address).await.is_err(), "must be refused");
-    inside[0].to_content().await;
+    inside[0].reach_content().await;
     inside[0].expect(".", "250 2.0.0").await;
     drop(inside.pop());
     relay.until("sessions", 3.0).await;
@@ -633,7 +633,7 @@ async fn draining_finishes_transactions_refuses_new_ones_and_closes_idle_session
     let address = relay.ingress.local_addresses()[0];
     let mut idle = relay.greeted().await;
     let mut busy = relay.greeted().await;
-    busy.to_content().await;
+    busy.reach_content().await;
     let relay = Arc::new(relay);
     let draining = tokio::spawn({
         let relay = Arc::clone(&relay);
@@ -654,7 +654,7 @@ async fn draining_finishes_transactions_refuses_new_ones_and_closes_idle_session
 async fn the_deadline_of_a_drain_holds() {
     let relay = Relay::start(options());
     let mut client = relay.greeted().await;
-    client.to_content().await;
+    client.reach_content().await;
     let since = Instant::now();
     relay.ingress.drain(since + Duration::from_secs(10)).await;
     assert_eq!(since.elapsed().as_secs(), 10);
@@ -726,7 +726,7 @@ mod tls_and_auth {
         client.expect("MAIL FROM:<l@lists.example>", "503 5.5.1").await;
         let reply = client.say("EHLO x").await;
         assert!(reply.contains("AUTH PLAIN LOGIN") && !reply.contains("STARTTLS"), "{reply}");
-        client.to_content().await;
+        client.reach_content().await;
         client.expect(&format!("{MESSAGE}."), "250 2.0.0").await;
         assert_eq!(&*relay.store.taken()[0].trace.protocol, "ESMTPS");
         client.expect("QUIT", "221").await;
@@ -754,7 +754,7 @@ mod tls_and_auth {
         client.expect("EHLO x", "250-").await;
         client.expect("MAIL FROM:<l@lists.example>", "550 5.7.1").await;
         client.expect("AUTH PLAIN AHVzZXIAc2VjcmV0", "235 2.7.0").await;
-        client.to_content().await;
+        client.reach_content().await;
         client.expect(".", "250 2.0.0").await;
         let taken = &relay.store.taken()[0];
         assert_eq!((&*taken.list_host, &*taken.trace.protocol), ("lists", "ESMTPSA"));
@@ -807,7 +807,7 @@ async fn a_reload_swaps_list_hosts_and_listeners_whole_or_not_at_all() {
     let error = relay.ingress.reload(bad.clone()).expect_err("taken").to_string();
     assert!(error.contains(&taken.local_addr().expect("bound").to_string()), "{error}");
     assert!(error.contains("another program"), "{error}");
-    relay.greeted().await.to_content().await;
+    relay.greeted().await.reach_content().await;
 
     drop(taken);
     relay.ingress.reload(bad).expect("free now");
@@ -820,7 +820,7 @@ async fn a_reload_swaps_list_hosts_and_listeners_whole_or_not_at_all() {
     fewer.listeners[0].address = relay.ingress.local_addresses()[1];
     relay.ingress.reload(fewer).expect("reloaded");
     assert_eq!(relay.ingress.local_addresses().len(), 1);
-    session.to_content().await;
+    session.reach_content().await;
     session.expect(".", "250 2.0.0").await;
     while TcpStream::connect(before[0]).await.is_ok() {
         tokio::task::yield_now().await;

@@ -474,3 +474,73 @@ fn next_transaction_is_clean(session: &mut Session, state: &str, command: &str) 
     assert_eq!(accepted.recipients.len(), 1, "{command} when {state}");
     assert_eq!(accepted.recipients[0].0.params, RecipientParams::default(), "{command} when {state}");
 }
+
+/// Pieces of dialogue, whole and broken; what is drawn from them is fed in chunks of any size.
+const PIECES: [&str; 18] = [
+    "EHLO x\r\n",
+    "MAIL FROM:<l@lists.example>\r\n",
+    "MAIL FROM:<l@lists.example> SMTPUTF8 XVERP\r\n",
+    "RCPT TO:<a@b.example>\r\n",
+    "RCPT TO:<\u{e9}@b.example>\r\n",
+    "DATA\r\n",
+    "RSET\r\n",
+    "AUTH PLAIN\r\n",
+    "AHUAcA==\r\n",
+    "*\r\n",
+    "\r\n.\r\n",
+    ".\r\n",
+    "From: x\r\n",
+    "\n",
+    "\r",
+    "\0",
+    "text",
+    "\u{e9}",
+];
+
+/// Feeds `input` in chunks of `size` octets and returns the codes of all replies and what was accepted.
+fn converse(input: &[u8], size: usize) -> (Vec<u16>, Vec<(usize, Findings)>) {
+    let mut session = Session::new(Arc::new(terms()), peer(), Some(relay()));
+    session.tls_started();
+    let (mut framer, mut buffer) = (super::super::line::Framer::default(), bytes::BytesMut::new());
+    let (mut codes, mut accepted) = (Vec::new(), Vec::new());
+    for chunk in input.chunks(size) {
+        buffer.extend_from_slice(chunk);
+        loop {
+            if session.awaits_content() {
+                let taken = session.content(&buffer);
+                bytes::Buf::advance(&mut buffer, taken.content + taken.end.unwrap_or(0));
+                if taken.end.is_none() {
+                    break;
+                }
+                match session.complete() {
+                    Verdict::Refuse(reply) => codes.push(reply.code()),
+                    Verdict::Accept(whole) => {
+                        accepted.push((whole.recipients.len(), whole.findings));
+                        session.conclude();
+                    }
+                }
+                continue;
+            }
+            let Some(line) = framer.next(&mut buffer, session.awaits_exchange()) else { break };
+            let step = match session.line(&line, CALM) {
+                Step::CheckPassword(_) => session.password_checked(Checked::Denied),
+                step => step,
+            };
+            let closes = matches!(step, Step::Close(_));
+            codes.push(reply_of(step).code());
+            if closes {
+                return (codes, accepted);
+            }
+        }
+    }
+    (codes, accepted)
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_session_goes_the_same_way_at_every_split(picks in proptest::collection::vec(0..PIECES.len(), 0..24), size in 1..20_usize) {
+        let input: String = picks.iter().map(|&pick| PIECES[pick]).collect();
+        let whole = converse(input.as_bytes(), usize::MAX);
+        proptest::prop_assert_eq!(converse(input.as_bytes(), size), whole);
+    }
+}
