@@ -11,9 +11,12 @@
 pub mod command;
 pub mod data;
 pub mod line;
+mod params;
 pub mod reply;
 mod sasl;
 pub mod session;
+mod step;
+mod terms;
 mod transaction;
 pub mod verp;
 pub mod xtext;

@@ -10,17 +10,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mail::{Destination, EnvelopeParams, Mailbox, Recipient, RecipientParams, ReversePath};
+use crate::mail::{Mailbox, RecipientParams, ReversePath};
 
 use super::command::{self, Command, Context, ForwardPath, Mail, MailPath, Rcpt};
-use super::data::Findings;
 use super::line::{Defect, Line};
 use super::reply::Reply;
 pub use super::sasl::Credentials;
 use super::sasl::{self, Exchange, Progress};
+pub use super::step::{Accepted, Checked, Note, Step, Taken, Verdict};
+pub use super::terms::{Conditions, Relay, Terms};
 pub use super::transaction::{HEADER_MAX, Lint};
 use super::transaction::{Incoming, Transaction};
-use super::verp::Delimiters;
 
 /// Refusals that a stranger may collect before the connection is closed.
 pub const STRANGER_REFUSALS_MAX: u32 = 20;
@@ -34,130 +34,6 @@ pub const DEFECTS_MAX: u32 = 3;
 
 /// Failed authentications before the connection is closed.
 pub const AUTH_FAILURES_MAX: u32 = 3;
-
-/// What is offered and demanded; the same for all sessions of a listener.
-#[derive(Clone, Debug)]
-pub struct Terms {
-    /// Our name.
-    pub hostname: Arc<str>,
-    /// Largest message, in octets (RFC 1870).
-    pub message_bytes: u64,
-    /// Recipients in a transaction (RFC 9422, RCPTMAX).
-    pub recipients: u32,
-    /// Received lines above which a message loops (RFC 5321 section 6.3).
-    pub hops: u32,
-    /// Where `<postmaster>` goes.
-    pub postmaster: Option<Mailbox>,
-    /// Whether there is a certificate.
-    pub starttls: bool,
-    /// Whether there are users; AUTH is offered under TLS only.
-    pub auth: bool,
-    /// Whether REQUIRETLS (RFC 8689) is offered, under TLS only.
-    pub requiretls: bool,
-}
-
-/// A list host, as far as a session needs to know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Relay {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Domains that it may use in reverse-paths, lower case; each covers its subdomains.
-    pub reverse_path_domains: Vec<String>,
-}
-
-/// What changes while a session runs.
-#[derive(Clone, Copy, Debug)]
-pub struct Conditions {
-    /// Whether the spool has room for new mail.
-    pub has_room: bool,
-    /// Whether we are closing down.
-    pub draining: bool,
-}
-
-/// What to do next. The reply of [`Step::Reply`] may wait until the input is exhausted (RFC 2920); the others ask for
-/// an effect.
-#[derive(Debug)]
-pub enum Step {
-    /// Say this and go on.
-    Reply(Reply),
-    /// Say this, then hand what comes to [`Session::content`].
-    Receive(Reply),
-    /// Say this, then negotiate TLS and call [`Session::tls_started`]. Input that is there already was sent in the
-    /// clear by somebody who wants it to be taken for what comes under TLS.
-    StartTls(Reply),
-    /// Find out whether this is right, then call [`Session::password_checked`].
-    CheckPassword(Credentials),
-    /// Say this and close.
-    Close(Reply),
-}
-
-/// What became of a password.
-#[derive(Debug)]
-pub enum Checked {
-    /// It is that list host's.
-    Granted(Arc<Relay>),
-    /// It is wrong, or there is no such user.
-    Denied,
-    /// It could not be checked.
-    Unavailable,
-}
-
-/// Something to count, and perhaps to log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Note {
-    /// Something passed that is not as it should be.
-    Lint(Lint),
-    /// A list host used a reverse-path domain that it has not declared: an error of our operator.
-    Undeclared {
-        /// The list host.
-        relay: Arc<str>,
-        /// The reverse-path.
-        reverse_path: Box<str>,
-    },
-}
-
-/// What to do with buffered content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Taken {
-    /// That many octets of the buffer are content.
-    pub content: usize,
-    /// Whether they are worth keeping. Once false, it stays false until the end.
-    pub keep: bool,
-    /// If the content is complete: that many octets follow it and are no part of it.
-    pub end: Option<usize>,
-}
-
-/// A complete transaction that may be accepted.
-#[derive(Debug)]
-pub struct Accepted {
-    /// The list host.
-    pub relay: Arc<Relay>,
-    /// MAIL FROM.
-    pub reverse_path: ReversePath,
-    /// Parameters of MAIL.
-    pub params: EnvelopeParams,
-    /// Whether each recipient gets a reverse-path of its own.
-    pub verp: Option<Delimiters>,
-    /// The recipients, each once; never empty.
-    pub recipients: Vec<(Recipient, Destination)>,
-    /// The start of the content, [`HEADER_MAX`] octets at most.
-    pub head: Vec<u8>,
-    /// What was found in the content.
-    pub findings: Findings,
-    /// The client's name as the Received line gives it.
-    pub helo: Box<str>,
-    /// The WITH keyword of the Received line.
-    pub protocol: &'static str,
-}
-
-/// The end of a complete content.
-#[derive(Debug)]
-pub enum Verdict {
-    /// It may become a batch; then call [`Session::conclude`].
-    Accept(Box<Accepted>),
-    /// Say this. The transaction is over.
-    Refuse(Reply),
-}
 
 /// One session.
 #[derive(Debug)]

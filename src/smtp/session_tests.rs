@@ -2,6 +2,9 @@
 
 use bytes::Bytes;
 
+use crate::mail::EnvelopeParams;
+use crate::smtp::data::Findings;
+
 use super::*;
 
 const CALM: Conditions = Conditions { has_room: true, draining: false };
