@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::attempt::BounceAddress;
+use crate::mail::Mailbox;
 
 /// Everything ingress is told.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct Options {
     pub stranger_connections: u32,
     /// Received lines above which a message is taken for looping; at least 100 (RFC 5321 section 6.3).
     pub hops: u32,
+    /// Where mail to `<postmaster>` without a domain goes (RFC 5321 section 4.5.1); without one it gets 550.
+    pub postmaster: Option<Mailbox>,
     /// Header fields that name a mailing, beside Message-ID and List-Id, in order (`X-Listmonk-Campaign`).
     pub campaign_headers: Vec<String>,
 }
@@ -37,7 +40,7 @@ pub struct Options {
 /// One listening socket.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    /// Address and port.
+    /// Address and port. An IPv6 address takes IPv6 connections only: `[::]` stands beside `0.0.0.0`, not for it.
     pub address: SocketAddr,
     /// Certificate and key for STARTTLS, re-read on reload; none: STARTTLS is not offered.
     pub tls: Option<Tls>,

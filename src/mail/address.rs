@@ -1,12 +1,14 @@
 //! Mailboxes, domains and reverse-paths (RFC 5321 section 4.1.2, RFC 6531 section 3.3).
 
+use std::borrow::Cow;
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 /// Why a text is no address. Each variant is a different reply to the client, so the classes are the wire's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// The local part breaks the grammar or is longer than 64 octets (`501 5.1.3`).
+    /// The local part breaks the grammar, or is longer than 64 octets in a forward-path (`501 5.1.3`).
     #[error("bad local part")]
     LocalPart,
     /// The domain breaks the grammar, has an empty or too long label, or ends in a dot (`501 5.1.2`).
@@ -21,7 +23,7 @@ pub enum AddressError {
     /// An address literal such as `[192.0.2.1]`, which a list relay has no use for (`550 5.7.1`).
     #[error("address literals are not relayed to")]
     Literal,
-    /// A domain of one label: a relay must not guess the rest (RFC 5321 section 5.1; `550 5.1.2`).
+    /// A domain of one label: a relay must not guess the rest (RFC 5321 section 2.3.5; `550 5.1.2`).
     #[error("not a fully qualified domain name")]
     NotQualified,
 }
@@ -37,7 +39,7 @@ impl Domain {
     /// [`AddressError::Domain`], [`AddressError::Literal`] or [`AddressError::NotQualified`].
     pub fn parse(text: &str) -> Result<Domain, AddressError> {
         if text.starts_with('[') {
-            return Err(AddressError::Literal);
+            return Err(if is_address_literal(text) { AddressError::Literal } else { AddressError::Domain });
         }
         let ascii = if text.is_ascii() {
             text.to_ascii_lowercase()
@@ -62,6 +64,20 @@ impl Domain {
     pub fn is_within(&self, suffix: &str) -> bool {
         let suffix = suffix.strip_prefix('.').unwrap_or(suffix);
         self.0.strip_suffix(suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+}
+
+/// Whether `text` is an address-literal (RFC 5321 section 4.1.3). None is relayed to; one that is well formed is refused
+/// by policy, any other by syntax.
+fn is_address_literal(text: &str) -> bool {
+    let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else { return false };
+    match inner.split_once(':') {
+        None => inner.parse::<Ipv4Addr>().is_ok(),
+        Some((tag, address)) if tag.eq_ignore_ascii_case("IPv6") => address.parse::<Ipv6Addr>().is_ok(),
+        Some((tag, content)) => {
+            let is_content = |c: char| c.is_ascii_graphic() && !matches!(c, '[' | '\\' | ']');
+            is_label(tag) && !content.is_empty() && content.chars().all(is_content)
+        }
     }
 }
 
@@ -95,21 +111,28 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
+    /// Octets in the local part of a forward-path, at most (RFC 5321 section 4.5.3.1.1).
+    pub const LOCAL_PART_MAX: usize = 64;
+
+    /// Octets in a mailbox, at most: a path of 256 without its angle brackets (RFC 5321 section 4.5.3.1.3).
+    pub const LENGTH_MAX: usize = 254;
+
     /// Checks `text` against the grammar of RFC 5321 section 4.1.2; with `smtputf8` also that of RFC 6531.
+    ///
+    /// The local part may be as long as the path: a VERP reverse-path holds a whole address in it, and list hosts send
+    /// such. The 64 octets of section 4.5.3.1.1 are asked of forward-paths, where they are read
+    /// ([`Mailbox::LOCAL_PART_MAX`]).
     ///
     /// # Errors
     /// See [`AddressError`].
     pub fn parse(text: &str, smtputf8: bool) -> Result<Mailbox, AddressError> {
-        if text.is_empty() || text.len() > 254 || text.chars().any(char::is_control) {
+        if text.is_empty() || text.len() > Mailbox::LENGTH_MAX || text.chars().any(char::is_control) {
             return Err(AddressError::Syntax);
         }
         if !smtputf8 && !text.is_ascii() {
             return Err(AddressError::NeedsSmtpUtf8);
         }
         let at = local_part_length(text)?;
-        if at == 0 || at > 64 {
-            return Err(AddressError::LocalPart);
-        }
         let domain = text[at..].strip_prefix('@').ok_or(AddressError::Syntax)?;
         Domain::parse(domain)?;
         Ok(Mailbox { text: text.into(), at: at as u16 })
@@ -123,6 +146,38 @@ impl Mailbox {
     /// The local part as written, quotes included.
     pub fn local(&self) -> &str {
         &self.text[..usize::from(self.at)]
+    }
+
+    /// What the local part means: quotes and quoting backslashes removed (RFC 5321 section 4.1.2: `"a"@b` and `a@b` are
+    /// the same mailbox).
+    pub fn local_unquoted(&self) -> Cow<'_, str> {
+        let Some(inner) = self.local().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
+            return Cow::Borrowed(self.local());
+        };
+        if !inner.contains('\\') {
+            return Cow::Borrowed(inner);
+        }
+        let mut chars = inner.chars();
+        let mut plain = String::with_capacity(inner.len());
+        while let Some(c) = chars.next() {
+            plain.extend(if c == '\\' { chars.next() } else { Some(c) });
+        }
+        Cow::Owned(plain)
+    }
+
+    /// The mailbox with this local part, quoted where the grammar asks for it, at this domain.
+    ///
+    /// # Errors
+    /// See [`AddressError`].
+    pub fn compose(local: &str, domain: &str, smtputf8: bool) -> Result<Mailbox, AddressError> {
+        let plain = Mailbox::parse(&format!("{local}@{domain}"), smtputf8);
+        match plain {
+            Ok(mailbox) if mailbox.local() == local && !local.starts_with('"') => Ok(mailbox),
+            _ => {
+                let escaped = local.replace('\\', "\\\\").replace('"', "\\\"");
+                Mailbox::parse(&format!("\"{escaped}\"@{domain}"), smtputf8)
+            }
+        }
     }
 
     /// The domain as written (perhaps in U-labels or capitals).
@@ -152,7 +207,7 @@ fn quoted_string_length(text: &str) -> Result<usize, AddressError> {
         match c {
             '"' => return Ok(at + 1),
             '\\' => match chars.next() {
-                Some((_, quoted)) if quoted.is_ascii() => {}
+                Some((_, quoted)) if quoted.is_ascii() && !quoted.is_control() => {}
                 _ => return Err(AddressError::LocalPart),
             },
             _ => {}
@@ -208,5 +263,125 @@ impl fmt::Display for ReversePath {
     /// With its angle brackets, as on the wire.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "<{}>", self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_kept_as_it_was_written() {
+        for text in [
+            "a@b.example",
+            "First.Last+tag@B.Example",
+            "\"a b\"@c.example",
+            "\"a\\\"b\"@c.example",
+            "\" \"@c.example",
+            "\"..\"@c.example",
+            "user%d2@d.example",
+            "d!user@e.example",
+            "o'hara/x=y@under_score.example",
+        ] {
+            assert_eq!(Mailbox::parse(text, false).map(|mailbox| mailbox.to_string()), Ok(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_domain_is_what_follows_the_last_unquoted_at_sign() {
+        let mailbox = Mailbox::parse("\"a@evil.example\"@c.example", false).expect("valid");
+        assert_eq!(mailbox.domain().as_str(), "c.example");
+        assert_eq!(mailbox.local(), "\"a@evil.example\"");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_by_its_class() {
+        use AddressError::{Domain, Literal, LocalPart, NeedsSmtpUtf8, NotQualified, Syntax};
+        for (text, error) in [
+            ("", Syntax),
+            ("user", Syntax),
+            ("@d.example", LocalPart),
+            ("a..b@d.example", LocalPart),
+            (".a@d.example", LocalPart),
+            ("a b@d.example", LocalPart),
+            ("\"open@d.example", LocalPart),
+            ("\"a\"b@d.example", Syntax),
+            ("a\r\nRCPT TO:<x>@d.example", Syntax),
+            ("\"a\r\nb\"@d.example", Syntax),
+            ("\"a\\\0\"@d.example", Syntax),
+            ("a@b@d.example", Domain),
+            ("user@domain.example.", Domain),
+            ("user@.d.example", Domain),
+            ("user@d..example", Domain),
+            ("user@-d.example", Domain),
+            ("user@d.example:2525", Domain),
+            ("user@", Domain),
+            ("user@[1.2.3.4]:25", Domain),
+            ("user@[]", Domain),
+            ("user@[::1]", Domain),
+            ("user@[0x7f.1]", Domain),
+            ("user@[IPv6:fe80::1%eth0]", Domain),
+            ("user@[127.0.0.1]", Literal),
+            ("user@[IPv6:::1]", Literal),
+            ("user@[tag:x]", Literal),
+            ("user@localhost", NotQualified),
+            ("us\u{e9}r@d.example", NeedsSmtpUtf8),
+            ("user@d\u{e9}.example", NeedsSmtpUtf8),
+        ] {
+            assert_eq!(Mailbox::parse(text, false), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_floors_of_rfc_5321_are_accepted_and_what_is_beyond_is_not() {
+        let label = "d".repeat(63);
+        let domain = format!("{label}.{label}.{label}");
+        assert!(Mailbox::parse(&format!("{}@{}", "l".repeat(62), domain), false).is_ok());
+        assert!(Mailbox::parse(&format!("{}@{}", "l".repeat(63), domain), false).is_err());
+        assert!(Mailbox::parse(&format!("a@{}.example", "d".repeat(64)), false).is_err());
+        assert!(Mailbox::parse(&format!("{}@b.example", "verp".repeat(30)), false).is_ok());
+    }
+
+    #[test]
+    fn an_internationalised_domain_is_routed_by_its_a_label_and_written_as_it_came() {
+        let mailbox = Mailbox::parse("us\u{e9}r@B\u{fc}cher.example", true).expect("valid");
+        assert_eq!(mailbox.domain().as_str(), "xn--bcher-kva.example");
+        assert_eq!(mailbox.domain_as_written(), "B\u{fc}cher.example");
+        assert!(!mailbox.is_ascii());
+    }
+
+    #[test]
+    fn a_domain_lies_within_itself_and_its_parents_only() {
+        let domain = Domain::parse("lists.Example.org").expect("valid");
+        for suffix in ["lists.example.org", "example.org", ".example.org", "org"] {
+            assert!(domain.is_within(suffix), "{suffix}");
+        }
+        for suffix in ["ists.example.org", "other.org", "a.lists.example.org"] {
+            assert!(!domain.is_within(suffix), "{suffix}");
+        }
+    }
+
+    #[test]
+    fn composing_quotes_only_what_needs_it() {
+        let compose = |local| Mailbox::compose(local, "h.example", false).map(|mailbox| mailbox.to_string());
+        assert_eq!(compose("a-b=c.example"), Ok("a-b=c.example@h.example".to_owned()));
+        assert_eq!(compose("a b"), Ok("\"a b\"@h.example".to_owned()));
+        assert_eq!(compose("a@b"), Ok("\"a@b\"@h.example".to_owned()));
+        assert_eq!(compose("a\"\\b"), Ok("\"a\\\"\\\\b\"@h.example".to_owned()));
+    }
+
+    proptest! {
+        #[test]
+        fn a_parsed_address_can_neither_end_a_line_nor_a_path(text in "[a@.\"\\\\<>\\[\\]\r\n\0 ]{0,12}(@b\\.c)?") {
+            if let Ok(mailbox) = Mailbox::parse(&text, true) {
+                prop_assert_eq!(mailbox.as_str(), &text);
+                prop_assert!(!text.chars().any(char::is_control));
+                prop_assert!(!mailbox.domain_as_written().contains(['@', '>', ' ']));
+                let again = Mailbox::compose(&mailbox.local_unquoted(), mailbox.domain_as_written(), true);
+                prop_assert_eq!(again.map(|m| m.local_unquoted().into_owned()), Ok(mailbox.local_unquoted().into_owned()));
+            }
+        }
     }
 }

@@ -100,3 +100,36 @@ pub struct RecipientParams {
     /// ORCPT.
     pub orcpt: Option<OriginalRecipient>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn on(success: bool, failure: bool, delay: bool) -> Option<Notify> {
+        Some(Notify::On { success, failure, delay })
+    }
+
+    #[test]
+    fn a_failure_is_reported_unless_notify_leaves_it_out() {
+        for (notify, failure) in
+            [(None, true), (Some(Notify::Never), false), (on(true, false, true), false), (on(false, true, false), true)]
+        {
+            assert_eq!(Notify::wants_failure(notify), failure, "{notify:?}");
+        }
+    }
+
+    #[test]
+    fn a_delay_or_a_success_is_reported_only_where_it_was_asked_for() {
+        assert!(!Notify::wants_delay(None) && !Notify::wants_success(None));
+        assert!(!Notify::wants_delay(Some(Notify::Never)));
+        assert!(Notify::wants_delay(on(false, false, true)) && !Notify::wants_success(on(false, false, true)));
+        assert!(Notify::wants_success(on(true, false, false)));
+    }
+
+    #[test]
+    fn notify_is_written_as_it_stands_on_the_wire() {
+        assert_eq!(Notify::Never.to_string(), "NEVER");
+        assert_eq!(Notify::On { success: true, failure: true, delay: true }.to_string(), "SUCCESS,FAILURE,DELAY");
+        assert_eq!(Notify::On { success: false, failure: false, delay: true }.to_string(), "DELAY");
+    }
+}

@@ -8,6 +8,7 @@
 mod address;
 mod batch;
 mod envelope;
+pub mod header;
 mod id;
 
 pub use address::{AddressError, Domain, Mailbox, ReversePath};
