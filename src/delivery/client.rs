@@ -17,7 +17,7 @@ use super::capabilities::Capabilities;
 use super::classify::{self, Fault, Setback};
 use super::options::Timeouts;
 use super::reply;
-use super::stream::{OneLine, Wire};
+use super::stream::{self, OneLine, Wire};
 use super::tls;
 use crate::outcome::{Enhanced, Phase, Reply, Scope};
 
@@ -44,9 +44,13 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(host: &str, address: SocketAddr, lmtp: bool, may_be_us: bool) -> Peer {
-        let remote = format!("{host}[{}]:{}", address.ip(), address.port()).into();
-        Peer { address, remote, host: host.into(), lmtp, may_be_us }
+        Peer { address, remote: remote(host, address), host: host.into(), lmtp, may_be_us }
     }
+}
+
+/// A next hop as operators know it: `mx.example.org[192.0.2.1]:25`.
+pub(super) fn remote(host: &str, address: SocketAddr) -> Box<str> {
+    format!("{host}[{}]:{}", address.ip(), address.port()).into()
 }
 
 /// What a session needs to know to begin.
@@ -79,15 +83,22 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Greeting to EHLO, with STARTTLS where both sides can.
+    /// Greeting to EHLO, with STARTTLS where both sides can. After a failure the connection is closed when this returns.
     pub(super) async fn open(stream: TcpStream, peer: Peer, manners: Manners<'_>) -> Result<Session, OpenError> {
         let mut session = Session::over(Wire::Plain(stream), peer);
-        session.greeting(manners).await.map_err(OpenError::Setback)?;
-        session.hello(manners).await.map_err(OpenError::Setback)?;
+        if let Err(setback) = session.introduce(manners).await {
+            session.farewell(manners.timeouts.quit).await;
+            return Err(OpenError::Setback(setback));
+        }
         match manners.tls {
             Some(connector) if session.capabilities.start_tls => session.start_tls(connector, manners).await,
             _ => Ok(session),
         }
+    }
+
+    async fn introduce(&mut self, manners: Manners<'_>) -> Result<(), Setback> {
+        self.greeting(manners).await?;
+        self.hello(manners).await
     }
 
     fn over(wire: Wire, peer: Peer) -> Session {
@@ -138,19 +149,13 @@ impl Session {
     /// STARTTLS (RFC 3207). A host that takes its offer back goes on in clear; what was learned before the handshake is
     /// forgotten.
     async fn start_tls(mut self, connector: &TlsConnector, manners: Manners<'_>) -> Result<Session, OpenError> {
-        let unusable = |peer: &Peer, fault| classify::unusable(Phase::Tls, &fault, &peer.remote);
-        match self.command(b"STARTTLS\r\n", manners.timeouts.hello).await {
-            Ok(reply) if reply.code == 220 => {}
-            Ok(reply) if reply.code == 421 => {
-                return Err(OpenError::Setback(classify::unwelcome(Phase::Tls, reply, &self.peer.remote)));
+        match self.agree_on_tls(manners).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(self),
+            Err(error) => {
+                self.farewell(manners.timeouts.quit).await;
+                return Err(error);
             }
-            Ok(_) => return Ok(self),
-            Err(fault) => return Err(OpenError::Tls(unusable(&self.peer, fault))),
-        }
-        if self.client.stream.has_unread() {
-            // Plain text slipped in before the handshake (CVE-2011-0411, the other way round).
-            let fault = Fault::Protocol("octets in clear after STARTTLS");
-            return Err(OpenError::Setback(unusable(&self.peer, fault)));
         }
         let Session { client, peer, .. } = self;
         let Wire::Plain(tcp) = client.stream.into_inner() else {
@@ -158,10 +163,32 @@ impl Session {
         };
         let handshake = timeout(manners.timeouts.hello, tls::handshake(connector, &peer.host, tcp)).await;
         let wire = handshake.unwrap_or(Err(Fault::Tls("timed out".into())));
-        let wire = wire.map_err(|fault| OpenError::Tls(unusable(&peer, fault)))?;
+        let wire = wire.map_err(|fault| OpenError::Tls(classify::unusable(Phase::Tls, &fault, &peer.remote)))?;
         let mut session = Session::over(wire, peer);
-        session.hello(manners).await.map_err(OpenError::Setback)?;
+        if let Err(setback) = session.hello(manners).await {
+            session.farewell(manners.timeouts.quit).await;
+            return Err(OpenError::Setback(setback));
+        }
         Ok(session)
+    }
+
+    /// `Ok(false)`: the host will not after all, and the session goes on in clear.
+    async fn agree_on_tls(&mut self, manners: Manners<'_>) -> Result<bool, OpenError> {
+        let remote = &self.peer.remote.clone();
+        match self.command(b"STARTTLS\r\n", manners.timeouts.hello).await {
+            Ok(reply) if reply.code == 421 => {
+                return Err(OpenError::Setback(classify::unwelcome(Phase::Tls, reply, remote)));
+            }
+            Ok(reply) if reply.code != 220 => return Ok(false),
+            Ok(_) => {}
+            Err(fault) => return Err(OpenError::Tls(classify::unusable(Phase::Tls, &fault, remote))),
+        }
+        if self.expect_silence().is_err() {
+            // Plain text slipped in before the handshake (CVE-2011-0411, the other way round).
+            let fault = Fault::Protocol("octets in clear after STARTTLS");
+            return Err(OpenError::Setback(classify::unusable(Phase::Tls, &fault, remote)));
+        }
+        Ok(true)
     }
 
     /// Sends one command and reads its reply.
@@ -243,19 +270,8 @@ impl Session {
     }
 
     /// Closes our side and waits for the peer's, within a bound.
-    pub(super) async fn hang_up(mut self) {
-        let stream = &mut self.client.stream;
-        let closing = async {
-            let _ = stream.shutdown().await;
-            while !stream.is_eof() {
-                stream.begin_reply();
-                let mut rest = [0; 256];
-                if tokio::io::AsyncReadExt::read(stream, &mut rest).await.is_err() {
-                    return;
-                }
-            }
-        };
-        let _ = timeout(FAREWELL, closing).await;
+    pub(super) async fn hang_up(self) {
+        stream::hang_up(self.client.stream.into_inner()).await;
     }
 }
 

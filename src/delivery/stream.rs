@@ -10,9 +10,11 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 /// Octets kept of one reply line; RFC 5321 section 4.5.3.1.5 allows 512. What follows is read and dropped.
@@ -33,6 +35,19 @@ pub(super) enum Wire {
     Plain(TcpStream),
     /// TLS over TCP. Boxed, because its state is large and most of a connection's life is spent idle.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// How long a peer may take to close after us.
+const HANG_UP: Duration = Duration::from_secs(2);
+
+/// Closes our side and waits, within a bound, for the peer's: only then does it no longer count the connection.
+pub(super) async fn hang_up(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let closing = async {
+        let _ = stream.shutdown().await;
+        let mut rest = [0; 512];
+        while stream.read(&mut rest).await.is_ok_and(|octets| octets > 0) {}
+    };
+    let _ = timeout(HANG_UP, closing).await;
 }
 
 /// Applies a poll function to whichever stream it is.
@@ -253,10 +268,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for OneLine<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use mail_send::SmtpClient;
-    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+    use tokio::io::{DuplexStream, duplex};
 
     use super::*;
 

@@ -1,7 +1,6 @@
 //! Opportunistic TLS (RFC 7435): whatever the certificate, an encrypted connection is better than a clear one. What a
 //! checking client would have said is counted, so that an operator sees what a stricter policy would cost.
 
-use std::io;
 use std::sync::Arc;
 
 use prometheus::IntCounterVec;
@@ -14,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::classify::Fault;
-use super::stream::Wire;
+use super::stream::{self, Wire};
 
 /// The one connector that all connections share.
 pub(super) fn connector(verdicts: IntCounterVec) -> TlsConnector {
@@ -36,18 +35,20 @@ fn strict_verifier(provider: &Arc<CryptoProvider>) -> Option<Arc<WebPkiServerVer
     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build().ok()
 }
 
-/// Shakes hands. The name is for SNI only; a host name that cannot be one goes without.
+/// Shakes hands. The name is for SNI only; a host name that cannot be one goes without. After a failure the connection is
+/// closed before this returns, so that another may take its place.
 pub(super) async fn handshake(connector: &TlsConnector, host: &str, stream: TcpStream) -> Result<Wire, Fault> {
     let name = match ServerName::try_from(host) {
         Ok(name) => name.to_owned(),
         Err(_) => ServerName::from(stream.peer_addr().map_err(Fault::from)?.ip()),
     };
-    let stream = connector.connect(name, stream).await.map_err(handshake_fault)?;
-    Ok(Wire::Tls(Box::new(stream)))
-}
-
-fn handshake_fault(error: io::Error) -> Fault {
-    Fault::Tls(error.to_string().into())
+    match connector.connect(name, stream).into_fallible().await {
+        Ok(stream) => Ok(Wire::Tls(Box::new(stream))),
+        Err((error, stream)) => {
+            stream::hang_up(stream).await;
+            Err(Fault::Tls(error.to_string().into()))
+        }
+    }
 }
 
 #[derive(Debug)]
