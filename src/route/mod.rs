@@ -10,6 +10,8 @@ mod network;
 mod options;
 mod resolver;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use options::{Options, ProviderRule};

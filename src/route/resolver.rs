@@ -379,3 +379,64 @@ impl<T: ?Sized> Slot<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn no(class: u8) -> Reason {
+        reason(Enhanced::new(class, 0, 0), "no".to_owned())
+    }
+
+    /// Asks the memory, which asks this: how often it did, and what came of it.
+    async fn ask(memory: &Memory<u8, u32>, asked: &Cell<u32>, found: Found<u32>) -> Result<u32, u8> {
+        let ask = async {
+            asked.set(asked.get() + 1);
+            found
+        };
+        memory.get(&1, ask).await.map(|value| *value).map_err(|reason| reason.status.class)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_kept_for_its_ttl_within_bounds() {
+        for (ttl, kept) in [(0, 30), (300, 300), (1 << 31, 86_400)] {
+            let (memory, asked) = (Memory::new(10), Cell::new(0));
+            let yes = |value| Found::Yes(Arc::new(value), Duration::from_secs(ttl));
+            assert_eq!(ask(&memory, &asked, yes(1)).await, Ok(1));
+            tokio::time::advance(Duration::from_secs(kept) - Duration::from_millis(1)).await;
+            assert_eq!(ask(&memory, &asked, yes(2)).await, Ok(1));
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert_eq!((ask(&memory, &asked, yes(3)).await, asked.get()), (Ok(3), 2));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_kept_for_a_minute_and_silence_for_a_second() {
+        let (memory, asked) = (Memory::new(10), Cell::new(0));
+        assert_eq!(ask(&memory, &asked, Found::Unknown(no(4))).await, Err(4));
+        assert_eq!((ask(&memory, &asked, Found::No(no(5))).await, asked.get()), (Err(4), 1));
+        tokio::time::advance(UNKNOWN).await;
+        assert_eq!(ask(&memory, &asked, Found::No(no(5))).await, Err(5));
+        tokio::time::advance(MINUTE - UNKNOWN).await;
+        assert_eq!((ask(&memory, &asked, Found::No(no(5))).await, asked.get()), (Err(5), 2));
+        tokio::time::advance(UNKNOWN).await;
+        assert_eq!((ask(&memory, &asked, Found::Yes(Arc::new(1), MINUTE)).await, asked.get()), (Ok(1), 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_known_holds_for_a_day_while_the_dns_is_silent() {
+        let (memory, asked) = (Memory::new(10), Cell::new(0));
+        assert_eq!(ask(&memory, &asked, Found::Yes(Arc::new(1), MINUTE)).await, Ok(1));
+        tokio::time::advance(MINUTE * 2).await;
+        assert_eq!(ask(&memory, &asked, Found::Unknown(no(4))).await, Ok(1));
+        assert_eq!((ask(&memory, &asked, Found::Unknown(no(4))).await, asked.get()), (Ok(1), 2), "not asked at once");
+        tokio::time::advance(STALE - MINUTE * 2).await;
+        assert_eq!(ask(&memory, &asked, Found::Unknown(no(4))).await, Ok(1));
+        tokio::time::advance(MINUTE * 2).await;
+        assert_eq!(ask(&memory, &asked, Found::Unknown(no(4))).await, Err(4));
+    }
+}
