@@ -1,5 +1,18 @@
-//! Routes: from a destination to the site that serves it.
+//! Routes: from a destination to the site that serves it (RFC 5321 section 5.1), and from a host to its addresses.
+//!
+//! A name that somebody else publishes never leads to our own listeners, nor into networks that are not the public Internet
+//! unless the configuration allows them. What is permanent (no such domain, null MX, no usable exchanger) is told apart from
+//! what is merely unanswered: the status of the [`Reason`](crate::outcome::Reason) is of class 5 or 4.
 
+mod dns;
+mod exchangers;
+mod network;
 mod options;
+mod resolver;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use options::{Options, ProviderRule};
+pub use resolver::{Resolved, Resolver, ResolverError};

@@ -1,0 +1,149 @@
+//! Questions to the DNS, by `hickory-resolver`: how many at a time, and what an answer is.
+//!
+//! Its cache is switched off: `resolver` has one that keeps answers within bounds of ours. Names are always fully qualified,
+//! so that no search list applies, and the hosts file is not looked at.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use prometheus::IntCounterVec;
+use tokio::sync::Semaphore;
+
+use super::exchangers::MxRecord;
+use super::options::Options;
+use crate::budget::{Descriptors, Use};
+
+/// Times a question is asked before it counts as unanswered.
+const ASKED_MAX: usize = 2;
+/// Records of one answer that are looked at.
+const RECORDS_MAX: usize = 512;
+
+/// An answer, and how long it may be kept.
+#[derive(Clone, Debug)]
+pub(super) enum Answer<T> {
+    /// Records of the type that was asked for.
+    Records(Vec<T>, Duration),
+    /// The name exists, such records do not.
+    NoData,
+    /// The name does not exist (NXDOMAIN).
+    NoName,
+    /// No answer that settles anything: timeout, SERVFAIL, REFUSED, garbage. In words.
+    Unknown(String),
+}
+
+/// Asks, within the bounds of concurrency and descriptors.
+#[derive(Debug)]
+pub(super) struct Dns {
+    resolver: TokioResolver,
+    places: Semaphore,
+    descriptors: Descriptors,
+    questions: IntCounterVec,
+}
+
+impl Dns {
+    /// # Errors
+    /// If the system's configuration cannot be read and no servers are given.
+    pub(super) fn new(options: &Options, descriptors: Descriptors, questions: IntCounterVec) -> Result<Dns, NetError> {
+        let provider = TokioRuntimeProvider::default();
+        let mut builder = if options.servers.is_empty() {
+            TokioResolver::builder(provider)?
+        } else {
+            TokioResolver::builder_with_config(config(&options.servers), provider)
+        };
+        configure(builder.options_mut(), options);
+        let places = Semaphore::new(options.concurrency.max(1));
+        Ok(Dns { resolver: builder.build()?, places, descriptors, questions })
+    }
+
+    /// The MX records of a domain.
+    pub(super) async fn mx(&self, domain: &str) -> Answer<MxRecord> {
+        self.ask(domain, RecordType::MX, |data| match data {
+            RData::MX(mx) => Some(MxRecord { preference: mx.preference, target: mx.exchange.to_ascii() }),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The addresses of a host, of one family.
+    pub(super) async fn addresses(&self, host: &str, kind: RecordType) -> Answer<IpAddr> {
+        self.ask(host, kind, |data| match data {
+            RData::A(a) => Some(IpAddr::V4(a.0)),
+            RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn ask<T>(&self, name: &str, kind: RecordType, pick: fn(&RData) -> Option<T>) -> Answer<T> {
+        let Ok(name) = Name::from_ascii(format!("{}.", name.trim_end_matches('.'))) else {
+            return Answer::Unknown(format!("{name:?} is no name to ask for"));
+        };
+        let answer = match (self.places.acquire().await, self.descriptors.lease(Use::Dns).await) {
+            (Ok(_place), _lease) => self.resolver.lookup(name, kind).await,
+            (Err(_), _) => unreachable!("the semaphore is never closed"),
+        };
+        let answer = match answer {
+            Ok(lookup) => records(lookup.answers(), pick),
+            Err(error) => nothing(error),
+        };
+        let result = answer.as_str();
+        self.questions.with_label_values(&[if kind == RecordType::MX { "mx" } else { "address" }, result]).inc();
+        answer
+    }
+}
+
+impl<T> Answer<T> {
+    /// The kind of answer as a metric label.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Answer::Records(..) => "records",
+            Answer::NoData => "nodata",
+            Answer::NoName => "nxdomain",
+            Answer::Unknown(_) => "error",
+        }
+    }
+}
+
+fn config(servers: &[SocketAddr]) -> ResolverConfig {
+    let server = |address: &SocketAddr| {
+        let at_port = |mut connection: ConnectionConfig| {
+            connection.port = address.port();
+            connection
+        };
+        let connections = vec![at_port(ConnectionConfig::udp()), at_port(ConnectionConfig::tcp())];
+        NameServerConfig::new(address.ip(), true, connections)
+    };
+    ResolverConfig::from_name_servers(servers.iter().map(server).collect())
+}
+
+fn configure(hickory: &mut ResolverOpts, options: &Options) {
+    hickory.timeout = options.timeout;
+    hickory.attempts = ASKED_MAX - 1;
+    hickory.use_hosts_file = ResolveHosts::Never;
+    hickory.cache_size = 0;
+    hickory.num_concurrent_reqs = 1;
+    hickory.try_tcp_on_error = false;
+}
+
+fn records<T>(answers: &[Record], pick: fn(&RData) -> Option<T>) -> Answer<T> {
+    let ttl = answers.iter().map(|record| record.ttl).min().unwrap_or(0);
+    let picked: Vec<T> = answers.iter().filter_map(|record| pick(&record.data)).take(RECORDS_MAX).collect();
+    if picked.is_empty() { Answer::NoData } else { Answer::Records(picked, Duration::from_secs(ttl.into())) }
+}
+
+fn nothing<T>(error: NetError) -> Answer<T> {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NXDomain => Answer::NoName,
+            ResponseCode::NoError => Answer::NoData,
+            code => Answer::Unknown(code.to_string()),
+        },
+        error => Answer::Unknown(error.to_string()),
+    }
+}
