@@ -49,5 +49,6 @@ pub mod dispatch;
 pub mod ingress;
 pub mod mail;
 pub mod outcome;
+pub mod rehearse;
 pub mod route;
 pub mod spool;
