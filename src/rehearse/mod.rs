@@ -4,3 +4,4 @@
 //! `posthaste rehearse` runs it; the tests and benchmarks use the same parts.
 
 pub mod internet;
+pub mod list_host;
