@@ -5,3 +5,4 @@
 
 pub mod internet;
 pub mod list_host;
+pub mod world;

@@ -245,6 +245,15 @@ impl Builder {
         self
     }
 
+    /// One more exchanger of a declared provider.
+    #[must_use]
+    pub fn member(mut self, provider: &str, exchanger: &str) -> Builder {
+        if let Some((_, exchangers, _)) = self.providers.iter_mut().find(|(name, ..)| name == provider) {
+            exchangers.push(exchanger.to_owned());
+        }
+        self
+    }
+
     /// One exchanger that differs from its provider, for example the one that is dead. Limits are still counted over
     /// the provider; scripts belong to the provider.
     #[must_use]

@@ -31,6 +31,11 @@ impl Digest {
         let content = without_trace(content);
         Digest(u64::from(crc32c::crc32c(content)) << 32 | (content.len() as u64 & 0xffff_ffff))
     }
+
+    /// The digest as a number.
+    pub fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// Names a message: by its Message-ID, or by its content where it has none.
@@ -178,6 +183,8 @@ pub(super) struct Ledger {
     seen: HashMap<u64, Seen, BuildHasherDefault<Ready>>,
     messages: HashSet<u64>,
     expected: HashMap<u64, Digest>,
+    /// Recipients that the list host sent again because a reply of the relay was lost.
+    excused: HashSet<u64>,
     totals: Totals,
     timeline: Vec<u32>,
     kills: Vec<u32>,
@@ -190,6 +197,7 @@ impl Ledger {
             seen: HashMap::default(),
             messages: HashSet::new(),
             expected: HashMap::new(),
+            excused: HashSet::new(),
             totals: Totals::default(),
             timeline: Vec::new(),
             kills: Vec::new(),
@@ -200,6 +208,11 @@ impl Ledger {
     pub(super) fn expect(&mut self, content: &[u8]) {
         let digest = Digest::of(content);
         self.expected.insert(message_key(content, digest), digest);
+    }
+
+    /// The list host sends to this mailbox again, without knowing whether the relay has the message already.
+    pub(super) fn excuse(&mut self, mailbox: &str) {
+        self.excused.insert(recipient_key(mailbox));
     }
 
     /// The relay dies now.
@@ -245,12 +258,12 @@ impl Ledger {
         self.totals.transactions += 1;
         self.totals.content_bytes += length;
         self.totals.content_bytes_uncoalesced += length * arrival.recipients.len() as u64;
-        arrival.recipients.iter().for_each(|recipient| self.count(pair(*recipient, message), arrival));
+        arrival.recipients.iter().for_each(|recipient| self.count(*recipient, message, arrival));
     }
 
-    fn count(&mut self, key: u64, arrival: &Arrival<'_>) {
+    fn count(&mut self, recipient: u64, message: u64, arrival: &Arrival<'_>) {
         let (at, opened) = (self.milliseconds(arrival.at), self.milliseconds(arrival.opened));
-        match self.seen.entry(key) {
+        match self.seen.entry(pair(recipient, message)) {
             Entry::Vacant(vacant) => {
                 vacant.insert(Seen { at, opened, count: 1, reply_lost: arrival.reply_lost });
                 self.totals.delivered += 1;
@@ -258,7 +271,8 @@ impl Ledger {
             }
             Entry::Occupied(mut occupied) => {
                 let seen = occupied.get_mut();
-                let explained = seen.reply_lost || was_in_flight(*seen, &self.kills);
+                let excused = seen.reply_lost || self.excused.contains(&recipient);
+                let explained = excused || was_in_flight(*seen, &self.kills);
                 *seen = Seen { at, opened, count: seen.count.saturating_add(1), reply_lost: arrival.reply_lost };
                 *if explained { &mut self.totals.explained } else { &mut self.totals.duplicates } += 1;
             }

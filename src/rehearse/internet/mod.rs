@@ -168,6 +168,11 @@ impl Internet {
         self.shared.ledger().killed(Instant::now());
     }
 
+    /// Tells the ledger that the list host sends to `mailbox` again without knowing whether the relay has the message.
+    pub fn excuse(&self, mailbox: &str) {
+        self.shared.ledger().excuse(mailbox);
+    }
+
     /// Totals so far.
     pub fn totals(&self) -> Totals {
         self.shared.ledger().totals()
