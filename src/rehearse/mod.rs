@@ -5,4 +5,5 @@
 
 pub mod internet;
 pub mod list_host;
+pub mod relay;
 pub mod world;

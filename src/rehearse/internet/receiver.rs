@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::Shared;
@@ -102,20 +102,27 @@ fn host_of(shared: &Shared, stream: &TcpStream) -> Option<Arc<Host>> {
 struct Place {
     shared: Arc<Shared>,
     provider: Option<Arc<Provider>>,
+    /// Whether it is part of the uplink: a watched provider (the list host's bounce address) is not.
+    is_uplink: bool,
 }
 
 impl Place {
     fn take(shared: &Arc<Shared>, provider: &Arc<Provider>) -> Place {
         provider.enter();
-        let open = shared.open.fetch_add(1, Ordering::Relaxed) + 1;
-        shared.peak_open.fetch_max(open, Ordering::Relaxed);
-        Place { shared: Arc::clone(shared), provider: Some(Arc::clone(provider)) }
+        let is_uplink = shared.watch_of(provider).is_none();
+        if is_uplink {
+            let open = shared.open.fetch_add(1, Ordering::Relaxed) + 1;
+            shared.peak_open.fetch_max(open, Ordering::Relaxed);
+        }
+        Place { shared: Arc::clone(shared), provider: Some(Arc::clone(provider)), is_uplink }
     }
 
     fn give_back(&mut self) {
         if let Some(provider) = self.provider.take() {
             provider.leave();
-            self.shared.open.fetch_sub(1, Ordering::Relaxed);
+            if self.is_uplink {
+                self.shared.open.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -127,7 +134,7 @@ impl Drop for Place {
 }
 
 async fn meet(shared: Arc<Shared>, host: Arc<Host>, mut stream: TcpStream) {
-    let mut place = Place::take(&shared, &host.provider);
+    let place = Place::take(&shared, &host.provider);
     let _best_effort = stream.set_nodelay(true);
     sleep_for(host.policy.rtt).await;
     match refusal(&host).await {
@@ -136,15 +143,15 @@ async fn meet(shared: Arc<Shared>, host: Arc<Host>, mut stream: TcpStream) {
         Entry::Reset => return reset(&stream),
         Entry::Silence => return wait_for_end(&mut stream).await,
     }
-    let mut line = Line { session: Session::new(Arc::clone(&host), Instant::now()), buffer: Vec::new() };
+    let mut line = Line::new(&host, place);
     line.session.greet();
     // An error means that the client has gone, which needs no comment.
-    let ended = line.talk(&shared, &host, &mut stream, &mut place).await;
+    let ended = line.talk(&shared, &mut stream).await;
     if let (Ok(Next::StartTls), Some(config)) = (&ended, &shared.tls) {
         let Ok(mut stream) = TlsAcceptor::from(Arc::clone(config)).accept(stream).await else { return };
         line.buffer.clear();
         line.session.start_over_in_tls();
-        let _gone = line.talk(&shared, &host, &mut stream, &mut place).await;
+        let _gone = line.talk(&shared, &mut stream).await;
         let _gone = stream.shutdown().await;
     }
 }
@@ -203,55 +210,79 @@ async fn sleep_for(time: Duration) {
 /// A connection in conversation: the session and what it has not understood yet.
 struct Line {
     session: Session,
+    place: Place,
+    rtt: Duration,
     buffer: Vec<u8>,
+    /// Octets in the buffer that the session has not seen: what came while a reply was under way.
+    unseen: bool,
 }
 
 impl Line {
+    fn new(host: &Arc<Host>, place: Place) -> Line {
+        let session = Session::new(Arc::clone(host), Instant::now());
+        Line { session, place, rtt: host.policy.rtt, buffer: Vec::new(), unseen: false }
+    }
+
     /// Talks until the session says otherwise or the client goes.
-    async fn talk<S>(&mut self, shared: &Shared, host: &Host, stream: &mut S, place: &mut Place) -> io::Result<Next>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    async fn talk<S: AsyncRead + AsyncWrite + Unpin>(&mut self, shared: &Shared, stream: &mut S) -> io::Result<Next> {
         loop {
-            self.answer(host, stream, place).await?;
+            self.answer(shared, stream).await?;
             if self.session.next != Next::Read {
                 return Ok(self.session.next);
             }
-            if !self.read(shared, stream).await? {
-                return Ok(Next::Close);
+            if !self.unseen {
+                self.read(shared, stream).await?;
             }
+            self.unseen = false;
             let used = self.session.advance(shared, Instant::now(), &self.buffer);
             self.forget(used);
         }
     }
 
-    /// Reads a block; `false` at the end of the stream.
-    async fn read<S: AsyncRead + Unpin>(&mut self, shared: &Shared, stream: &mut S) -> io::Result<bool> {
+    /// Reads a block. The end of the stream is an error.
+    async fn read<S: AsyncRead + Unpin>(&mut self, shared: &Shared, stream: &mut S) -> io::Result<()> {
         if self.buffer.capacity() - self.buffer.len() < READ_SIZE / 2 {
             self.buffer.reserve(READ_SIZE);
         }
-        let length = timeout(IDLE_MAX, stream.read_buf(&mut self.buffer)).await.unwrap_or(Ok(0))?;
-        shared.bytes.fetch_add(length as u64, Ordering::Relaxed);
-        Ok(length > 0)
+        let length = timeout(IDLE_MAX, stream.read_buf(&mut self.buffer)).await??;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if self.place.is_uplink {
+            shared.bytes.fetch_add(length as u64, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Writes the replies of a group after the round-trip time.
-    async fn answer<S: AsyncWrite + Unpin>(
-        &mut self,
-        host: &Host,
-        stream: &mut S,
-        place: &mut Place,
-    ) -> io::Result<()> {
+    async fn answer<S: AsyncRead + AsyncWrite + Unpin>(&mut self, shared: &Shared, stream: &mut S) -> io::Result<()> {
         if self.session.next == Next::Close {
             // The client counts its connection as gone once it has read our last word, so we must have done so before.
-            place.give_back();
+            self.place.give_back();
         }
         if self.session.replies.is_empty() {
             return Ok(());
         }
-        sleep_for(host.policy.rtt).await;
+        if !self.rtt.is_zero() {
+            self.travel(shared, stream).await?;
+        }
         stream.write_all(&self.session.replies).await?;
         self.session.replies.clear();
+        Ok(())
+    }
+
+    /// Lets the round-trip time pass, and notices a client that goes meanwhile: a killed relay must not seem to hold
+    /// its connections while the next one opens its own.
+    async fn travel<S: AsyncRead + Unpin>(&mut self, shared: &Shared, stream: &mut S) -> io::Result<()> {
+        let arrival = Instant::now() + self.rtt;
+        while self.buffer.len() < READ_SIZE {
+            tokio::select! {
+                () = sleep_until(arrival) => return Ok(()),
+                read = self.read(shared, stream) => read?,
+            }
+            self.unseen = true;
+        }
+        sleep_until(arrival).await;
         Ok(())
     }
 

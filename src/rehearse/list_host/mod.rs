@@ -109,6 +109,7 @@ pub struct ListHost {
     options: Options,
     mailing: Arc<Mailing>,
     on_repeat: OnRepeat,
+    parts: u64,
     work: Mutex<Work>,
     accepted: AtomicU64,
     refused: AtomicU64,
@@ -129,11 +130,13 @@ impl ListHost {
     /// A list host with its batches cut. `on_repeat` hears of each recipient that is sent again after a lost reply.
     pub fn new(options: Options, mailing: Arc<Mailing>, on_repeat: impl Fn(&str) + Send + Sync + 'static) -> ListHost {
         let batches = cut(&mailing.recipients, options.batch);
+        let parts = batches.iter().map(|batch| domains_in(&mailing.recipients, batch)).sum();
         let numbered = batches.into_iter().zip(0..).map(|(recipients, id)| Batch { id, recipients, due: None });
         ListHost {
             options,
             mailing,
             on_repeat: Box::new(on_repeat),
+            parts,
             work: Mutex::new(Work { batches: numbered.collect(), ..Work::default() }),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -162,6 +165,11 @@ impl ListHost {
     /// Gives up what is not handed over yet.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// The transactions that a relay needs which splits each batch by domain and regroups nothing.
+    pub fn parts(&self) -> u64 {
+        self.parts
     }
 
     /// What was counted so far.
@@ -281,6 +289,13 @@ impl ListHost {
         let due = after.map(|after| Instant::now() + after);
         self.work().batches.push_back(Batch { id, recipients, due });
     }
+}
+
+fn domains_in(recipients: &Recipients, batch: &[u32]) -> u64 {
+    let mut domains: Vec<u32> = batch.iter().map(|index| recipients.domain_of(*index)).collect();
+    domains.sort_unstable();
+    domains.dedup();
+    domains.len() as u64
 }
 
 /// The median, the 99th percentile and the maximum of microseconds.

@@ -10,15 +10,16 @@ mod map;
 mod scenario;
 mod subscribers;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::rehearse::internet::{Builder, Counts, Internet};
-use crate::rehearse::list_host::{Bounces, Fate, Mailing, Recipients};
+use crate::rehearse::list_host::{Bounces, Fate, Recipients};
 
 pub use scenario::Scenario;
 pub use subscribers::domains_of;
 
-use dice::Dice;
+pub(super) use dice::Dice;
 use map::Spot;
 
 /// The list host's own domain, where bounces go.
@@ -33,10 +34,18 @@ pub struct World {
     pub builder: Builder,
     /// Whom the mailing goes to.
     pub recipients: Recipients,
-    /// The groups that reports speak of: providers, or domains without one.
-    pub groups: Vec<String>,
+    /// What reports call its parts.
+    pub groups: Groups,
+}
+
+/// The groups that reports speak of: providers, and the domains that no large provider serves.
+#[derive(Clone, Debug, Default)]
+pub struct Groups {
+    names: Vec<String>,
     /// The group of each domain, by number.
-    pub group_of: Vec<usize>,
+    of: Vec<usize>,
+    /// Recipients of the mailing in each group.
+    recipients: Vec<u64>,
 }
 
 /// A group's state in a running rehearsal.
@@ -87,45 +96,47 @@ impl World {
     }
 
     fn of(scenario: Scenario, spots: Vec<Spot>, recipients: Recipients) -> World {
-        let mut groups: Vec<String> = Vec::new();
-        let mut group_of = Vec::new();
-        let mut builder = scenario.describe_providers(Internet::builder());
-        for spot in spots {
-            let name = spot.group();
-            let group = groups.iter().position(|known| *known == name).unwrap_or_else(|| {
-                groups.push(name);
-                groups.len() - 1
-            });
-            group_of.push(group);
-            builder = scenario.describe(builder, &spot);
-        }
+        let builder = scenario.describe_providers(Internet::builder());
+        let builder = spots.iter().fold(builder, |builder, spot| scenario.describe(builder, spot));
         let builder = builder.domain(LIST_DOMAIN, |d| d.mx([LIST_EXCHANGER]));
-        World { builder, recipients, groups, group_of }
+        let groups = Groups::new(&spots, &recipients);
+        World { builder, recipients, groups }
     }
 }
 
-/// Where each group of a running rehearsal stands.
-pub fn group_states(
-    groups: &[String],
-    group_of: &[usize],
-    internet: &Internet,
-    mailing: &Mailing,
-    bounces: &Bounces,
-) -> Vec<GroupState> {
-    let state = |name: &String| GroupState {
-        name: name.clone(),
-        recipients: 0,
-        bounced: 0,
-        counts: internet.provider(name).map_or_else(Counts::default, |provider| provider.counts()),
-    };
-    let mut states: Vec<GroupState> = groups.iter().map(state).collect();
-    for index in 0..mailing.recipients.len() {
-        states[group_of[mailing.recipients.domain_of(index) as usize]].recipients += 1;
+impl Groups {
+    fn new(spots: &[Spot], recipients: &Recipients) -> Groups {
+        let mut groups = Groups::default();
+        let mut numbers: HashMap<String, usize> = HashMap::new();
+        for spot in spots {
+            let next = numbers.len();
+            let number = *numbers.entry(spot.group()).or_insert(next);
+            if number == next {
+                groups.names.push(spot.group());
+            }
+            groups.of.push(number);
+        }
+        groups.recipients = vec![0; groups.names.len()];
+        for index in 0..recipients.len() {
+            groups.recipients[groups.of[recipients.domain_of(index) as usize]] += 1;
+        }
+        groups
     }
-    for (group, bounced) in group_of.iter().zip(bounces.per_domain()) {
-        states[*group].bounced += bounced;
+
+    /// Where each group stands.
+    pub fn states(&self, internet: &Internet, bounces: &Bounces) -> Vec<GroupState> {
+        let state = |(name, recipients): (&String, &u64)| GroupState {
+            name: name.clone(),
+            recipients: *recipients,
+            bounced: 0,
+            counts: internet.provider(name).map_or_else(Counts::default, |provider| provider.counts()),
+        };
+        let mut states: Vec<GroupState> = self.names.iter().zip(&self.recipients).map(state).collect();
+        for (group, bounced) in self.of.iter().zip(bounces.per_domain()) {
+            states[*group].bounced += bounced;
+        }
+        states
     }
-    states
 }
 
 fn cumulative(spots: &[Spot]) -> Vec<f64> {
@@ -173,13 +184,10 @@ mod tests {
     #[test]
     fn the_default_mix_is_heavy_at_the_top_and_long_in_the_tail() {
         let world = World::new(Scenario::Default, 1, 20_000);
-        let mut counts = vec![0u32; world.groups.len()];
-        for index in 0..20_000 {
-            counts[world.group_of[world.recipients.domain_of(index) as usize]] += 1;
-        }
-        let google = counts[world.groups.iter().position(|name| name == "google").expect("present")];
+        let groups = &world.groups;
+        let google = groups.recipients[groups.names.iter().position(|name| name == "google").expect("present")];
         assert!((5_000..6_500).contains(&google), "{google}");
-        assert!(counts.iter().filter(|count| **count > 0).count() > 200, "{counts:?}");
+        assert!(groups.recipients.iter().filter(|count| **count > 0).count() > 200);
         assert_eq!(world.recipients.domains().len(), 312);
         let gone = (0..20_000).filter(|i| world.recipients.fate_of(*i) == Fate::Gone).count();
         assert!((100..300).contains(&gone), "{gone}");
