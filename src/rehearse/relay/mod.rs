@@ -19,6 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+pub(super) use config::WITHOUT_RATES;
 pub use config::{Setting, compose};
 pub use workspace::Workspace;
 
