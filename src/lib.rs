@@ -55,6 +55,7 @@ pub mod log;
 pub mod mail;
 pub mod mailing;
 pub mod outcome;
+pub mod rehearse;
 pub mod route;
 pub mod settle;
 pub mod smtp;

@@ -1,0 +1,179 @@
+//! The relay's configuration for a rehearsal.
+//!
+//! The operator's own file (`--config`) is the base, so that its limits, windows and routes are what is rehearsed. Where
+//! it says nothing, the rehearsal fills in short retries and timeouts, because nobody wants to watch a dead site for five
+//! days. And what would touch the world or the real spool is replaced in any case: spool, listeners, list hosts, name
+//! servers, port and admin address.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use toml::{Table, Value};
+
+/// What the rehearsal knows and the relay must be told.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The relay's listener.
+    pub listen: SocketAddr,
+    /// The relay's admin address.
+    pub admin: SocketAddr,
+    /// The simulated DNS.
+    pub dns: SocketAddr,
+    /// The port of the simulated exchangers.
+    pub port: u16,
+    /// The list host's bounce address.
+    pub bounces: SocketAddr,
+    /// The list host's domain.
+    pub list_domain: String,
+    /// Lifetime in the queue.
+    pub expire_after: Duration,
+    /// Whether the shipped rates are lifted, to see what the relay itself is capable of.
+    pub without_rates: bool,
+}
+
+/// The configuration's text: `own` is the operator's file, if there is one, and lies in the directory `own_directory`.
+///
+/// # Errors
+/// When the operator's file is no TOML.
+pub fn compose(setting: &Setting, own: Option<(&str, &Path)>) -> anyhow::Result<String> {
+    let mut table: Table = match own {
+        Some((text, _)) => text.parse().context("the given configuration is not TOML")?,
+        None => Table::new(),
+    };
+    let forced: Table = forced(setting).parse().context("the rehearsal's own settings")?;
+    let filled: Table = filled(setting).parse().context("the rehearsal's own settings")?;
+    if let Some((_, directory)) = own {
+        anchor_providers(&mut table, directory);
+    }
+    overlay(&mut table, forced, true);
+    overlay(&mut table, filled, false);
+    Ok(table.to_string())
+}
+
+/// `providers` is relative to the operator's file, and ours lies elsewhere.
+fn anchor_providers(table: &mut Table, directory: &Path) {
+    if let Some(Value::String(path)) = table.get_mut("providers") {
+        *path = directory.join(&*path).to_string_lossy().into_owned();
+    }
+}
+
+/// Lays `above` over `below`, key by key; with `replace` it wins, without it only fills gaps. Arrays are one value.
+fn overlay(below: &mut Table, above: Table, replace: bool) {
+    for (key, value) in above {
+        match (below.get_mut(&key), value) {
+            (Some(Value::Table(below)), Value::Table(above)) => overlay(below, above, replace),
+            (Some(_), _) if !replace => {}
+            (_, value) => drop(below.insert(key, value)),
+        }
+    }
+}
+
+fn forced(setting: &Setting) -> String {
+    let Setting { listen, admin, dns, port, bounces, list_domain, .. } = setting;
+    format!(
+        r#"
+        [spool]
+        path = "spool"
+        [[listener]]
+        address = "{listen}"
+        [[list_host]]
+        name = "rehearsal"
+        networks = ["127.0.0.0/8"]
+        reverse_path_domains = ["{list_domain}"]
+        bounces_to = "{bounces}"
+        [dns]
+        servers = ["{dns}"]
+        [delivery]
+        port = {port}
+        allow_networks = ["127.0.0.0/8", "::1/128"]
+        [admin]
+        address = "{admin}"
+        "#
+    )
+}
+
+fn filled(setting: &Setting) -> String {
+    let expire = setting.expire_after.as_millis();
+    let providers = if setting.without_rates { "providers = \"providers.toml\"" } else { "" };
+    format!(
+        r#"
+        hostname = "relay.rehearsal.test"
+        {providers}
+        [dns]
+        timeout = "1s"
+        [delivery]
+        retry = ["500ms", "1s", "2s", "2s", "3s"]
+        expire_after = "{expire}ms"
+        connect_stagger = "500ms"
+        [delivery.timeouts]
+        connect = "2s"
+        greeting = "5s"
+        hello = "10s"
+        mail = "10s"
+        rcpt = "10s"
+        data = "10s"
+        dot = "30s"
+        [dispatch]
+        suspend_min = "500ms"
+        suspend_max = "2s"
+        [bounce]
+        gather = "500ms"
+        "#
+    )
+}
+
+/// A provider file without rates: connections and transactions stay limited as shipped.
+pub(in crate::rehearse) const WITHOUT_RATES: &str = "\
+[default]
+connections = 20
+connection_rate = \"1000000/1s\"
+recipient_rate = \"100000000/1s\"
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting() -> Setting {
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Setting {
+            listen: address(1),
+            admin: address(2),
+            dns: address(3),
+            port: 4,
+            bounces: address(5),
+            list_domain: "lists.test".to_owned(),
+            expire_after: Duration::from_secs(15),
+            without_rates: false,
+        }
+    }
+
+    #[test]
+    fn the_operators_own_values_win_except_where_the_world_would_be_touched() {
+        let own = "hostname = \"mine\"\nproviders = \"p.toml\"\n[delivery]\nport = 25\nretry = [\"9s\"]\n[spool]\npath = \"/var/real\"\n[dispatch]\nattempts = 7\n[[listener]]\naddress = \"0.0.0.0:25\"";
+        let text = compose(&setting(), Some((own, Path::new("/etc/posthaste")))).expect("composed");
+        let table: Table = text.parse().expect("TOML");
+        assert_eq!(table["hostname"].as_str(), Some("mine"));
+        assert_eq!(table["providers"].as_str(), Some("/etc/posthaste/p.toml"));
+        assert_eq!(table["delivery"]["retry"].as_array().map(Vec::len), Some(1));
+        assert_eq!(table["delivery"]["port"].as_integer(), Some(4));
+        assert_eq!(table["delivery"]["expire_after"].as_str(), Some("15000ms"));
+        assert_eq!(table["dispatch"]["attempts"].as_integer(), Some(7));
+        assert_eq!(table["spool"]["path"].as_str(), Some("spool"));
+        assert_eq!(table["listener"][0]["address"].as_str(), Some("127.0.0.1:1"));
+    }
+
+    #[test]
+    fn without_a_file_of_the_operators_the_rehearsal_says_it_all() {
+        let table: Table = compose(&setting(), None).expect("composed").parse().expect("TOML");
+        assert_eq!(table["dns"]["servers"][0].as_str(), Some("127.0.0.1:3"));
+        assert!(!table.contains_key("providers"));
+    }
+
+    #[test]
+    fn what_is_no_toml_is_refused() {
+        assert!(compose(&setting(), Some(("[spool", Path::new("/")))).is_err());
+    }
+}
