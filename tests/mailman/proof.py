@@ -52,6 +52,9 @@ allow_networks = ["127.0.0.0/8"]
 retry = ["1s"]
 expire_after = "{expire_after}s"
 
+[bounce]
+gather = "500ms"
+
 [admin]
 address = "127.0.0.1:{admin_port}"
 """
