@@ -37,14 +37,14 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 /// What keeps it from starting, each with its remedy; or a spool that has failed for good while it ran.
 pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
-    let server = Server::start(config_path, config).await?;
+    let mut server = Server::start(config_path, config).await?;
     tracing::info!(hostname = %server.config.hostname, "ready");
     notify(&[NotifyState::Ready]);
     let failure = server.watch(&mut signals).await;
     notify(&[NotifyState::Stopping]);
     server.drain().await;
     match failure {
-        Some(reason) => Err(anyhow::anyhow!("stopped because the spool failed: {reason}")),
+        Some(reason) => Err(anyhow::anyhow!("stopped, so that no mail is taken that could be lost: {reason}")),
         None => Ok(()),
     }
 }
@@ -74,7 +74,7 @@ struct Server {
     resolver: Resolver,
     delivery: Delivery,
     bounce: Arc<ArcSwap<bounce::Options>>,
-    ingress: Ingress,
+    ingress: Ingress<Spool>,
     admin: Admin,
     control: mpsc::Sender<Control>,
     engine: JoinHandle<()>,
@@ -131,50 +131,53 @@ impl Server {
         })
     }
 
-    /// Waits for the end: a signal (`None`), or a spool that cannot be written any more. Reloads on SIGHUP meanwhile.
-    async fn watch(&self, signals: &mut Signals) -> Option<String> {
+    /// Waits for the end: a signal (`None`), or what makes going on impossible. Reloads on SIGHUP meanwhile.
+    async fn watch(&mut self, signals: &mut Signals) -> Option<String> {
         loop {
             tokio::select! {
                 _ = signals.terminate.recv() => return None,
                 _ = signals.interrupt.recv() => return None,
-                _ = signals.hangup.recv() => self.reload().await,
+                _ = signals.hangup.recv() => self.reload(),
                 reason = self.spool.failed() => {
-                    tracing::error!(reason, "the spool cannot be written: stopping, so that no mail is taken that could be lost");
-                    self.health.set_spool(State::Down(reason.clone()));
-                    return Some(reason);
+                    self.health.set_spool(State::Down(reason.to_string()));
+                    return Some(format!("the spool cannot be written: {reason}"));
                 }
+                ended = &mut self.engine => return Some(format!("the engine ended: {ended:?}")),
+                ended = &mut self.payer => return Some(format!("the payer of reports ended: {ended:?}")),
             }
         }
     }
 
     /// Takes the configuration over whole, or not at all.
-    async fn reload(&self) {
+    fn reload(&mut self) {
         notify(&[NotifyState::Reloading]);
-        match Config::load(&self.config_path) {
-            Ok(config) => self.apply(config).await,
-            Err(error) => tracing::error!(%error, "the configuration was not reloaded; the old one stays in force"),
+        let reloaded = Config::load(&self.config_path).map_err(anyhow::Error::from).and_then(|new| self.apply(new));
+        match reloaded {
+            Ok(()) => tracing::info!("configuration reloaded"),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "not reloaded; the old configuration stays in force");
+            }
         }
         notify(&[NotifyState::Ready]);
     }
 
-    async fn apply(&self, config: Config) {
-        if config.spool.path != self.config.spool.path || config.admin.address != self.config.admin.address {
-            tracing::warn!("[spool] and [admin] address are taken over at the next start only");
+    /// What can refuse comes first: ports that cannot be bound, certificates that cannot be read, name servers. If a
+    /// later one refuses, the earlier ones get the old options back.
+    fn apply(&mut self, new: Config) -> anyhow::Result<()> {
+        if new.spool.path != self.config.spool.path || new.admin.address != self.config.admin.address {
+            tracing::warn!("[spool] path and [admin] address are taken over at the next start only");
         }
-        // The only part that can refuse comes first: ports that cannot be bound, certificates that cannot be read.
-        if let Err(error) = self.ingress.reload(config.ingress).await {
-            tracing::error!(%error, "the configuration was not reloaded; the old one stays in force");
-            return;
+        let engine = self.control.try_reserve().context("the engine is busy with an earlier reload")?;
+        self.ingress.reload(new.ingress.clone())?;
+        if let Err(error) = self.resolver.reload(new.route.clone()) {
+            self.ingress.reload(self.config.ingress.clone())?;
+            return Err(error.into());
         }
-        self.resolver.reload(config.route);
-        self.delivery.reload(config.delivery);
-        let delay_after = config.bounce.delay_after;
-        self.bounce.store(Arc::new(config.bounce));
-        let told = Control::Reload(Box::new(config.dispatch), delay_after);
-        if self.control.send(told).await.is_err() {
-            tracing::error!("the engine is gone; restart the server");
-        }
-        tracing::info!("configuration reloaded");
+        self.delivery.reload(new.delivery.clone());
+        self.bounce.store(Arc::new(new.bounce.clone()));
+        engine.send(Control::Reload(Box::new(new.dispatch.clone()), new.bounce.delay_after));
+        self.config = new;
+        Ok(())
     }
 
     async fn drain(self) {
@@ -184,10 +187,10 @@ impl Server {
         let (drained, finished) = oneshot::channel();
         // Attempts stop being started at once; those under way and the open sessions finish side by side.
         let _ = self.control.send(Control::Drain(drained)).await;
-        let _ = tokio::join!(self.ingress.drain(DRAIN_DEADLINE), tokio::time::timeout_at(deadline, finished));
+        let _ = tokio::join!(self.ingress.drain(deadline), tokio::time::timeout_at(deadline, finished));
         self.payer.abort();
         self.engine.abort();
-        self.delivery.close(Duration::from_secs(2)).await;
+        self.delivery.close(tokio::time::Instant::now() + Duration::from_secs(2)).await;
         self.spool.close().await;
         self.admin.stop().await;
         tracing::info!("stopped");

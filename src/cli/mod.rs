@@ -5,6 +5,9 @@
 
 mod check;
 mod config;
+mod rehearse;
+mod serve;
+mod spool;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -35,11 +38,18 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Relay mail until SIGTERM
+    Serve(ConfigFile),
     /// Check a configuration and say what it means; start nothing
     Check(ConfigFile),
     /// Show a configuration with every default, or hash a password for it
     #[command(subcommand)]
     Config(config::Verb),
+    /// Check or print a spool that no relay is using
+    #[command(subcommand)]
+    Spool(spool::Verb),
+    /// Rehearse a mailing: the real relay, a simulated internet, nothing leaves this machine
+    Rehearse(Box<rehearse::Arguments>),
 }
 
 /// Where the configuration is.
@@ -97,8 +107,11 @@ pub fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<(), Failure> {
     match verb {
+        Verb::Serve(file) => serve::run(&file),
         Verb::Check(file) => check::run(&file),
         Verb::Config(verb) => config::run(verb),
+        Verb::Spool(verb) => spool::run(&verb),
+        Verb::Rehearse(arguments) => rehearse::run(&arguments),
     }
 }
 

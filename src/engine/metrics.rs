@@ -51,8 +51,14 @@ impl Metrics {
             recipients: histogram("posthaste_transaction_recipients", "Recipients per transaction.", &SIZES)?,
             delay: histogram("posthaste_relay_delay_seconds", "From acceptance to relayed.", &DELAYS)?,
             panics: counter("posthaste_engine_panics_total", "Tasks of the engine lost to a panic.")?,
-            unreadable: counter("posthaste_content_unreadable_total", "Attempts held because their content is damaged.")?,
-            scheduler: IntGaugeVec::new(Opts::new("posthaste_scheduler", "What the scheduler holds in memory."), &["what"])?,
+            unreadable: counter(
+                "posthaste_content_unreadable_total",
+                "Attempts held because their content is damaged.",
+            )?,
+            scheduler: IntGaugeVec::new(
+                Opts::new("posthaste_scheduler", "What the scheduler holds in memory."),
+                &["what"],
+            )?,
             in_flight: IntGauge::new("posthaste_attempts_in_flight", "Attempts under way.")?,
         };
         registry.register(Box::new(metrics.outcomes.clone()))?;

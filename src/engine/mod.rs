@@ -191,7 +191,7 @@ impl Engine {
         if self.scheduler.is_crowded() {
             return;
         }
-        let page = match self.parts.spool.wakeups(self.woken.clone(), now, WAKE_PAGE).await {
+        let page = match self.parts.spool.wakeups(now, WAKE_PAGE).await {
             Ok(page) => page,
             Err(error) => {
                 tracing::error!(%error, "the spool's index could not be read; trying again");

@@ -12,7 +12,9 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::bounce::{self, Dsn, Options, Report};
 use crate::clock::Clock;
-use crate::mail::{Batch, Destination, EnvelopeParams, Mailbox, Queued, Recipient, RecipientParams, ReversePath, Trace};
+use crate::mail::{
+    Batch, Destination, EnvelopeParams, Mailbox, Queued, Recipient, RecipientParams, ReversePath, Trace,
+};
 use crate::spool::{Fate, NewContent, Owed, Settlement, Spool, Submission};
 
 /// Batches whose debts are read at a time.
@@ -210,8 +212,7 @@ impl PayerTask {
         writer.write(&bytes)?;
         let content = writer.finish(envelope.content_size, envelope.eight_bit)?;
         let destination = Destination::Domain(postmaster.domain());
-        let submission =
-            self.report(&queued.batch, content, postmaster.clone(), destination, envelope.params.clone());
+        let submission = self.report(&queued.batch, content, postmaster.clone(), destination, envelope.params.clone());
         self.spool.accept(submission).await?;
         Ok(())
     }

@@ -19,6 +19,7 @@ mod metrics;
 mod options;
 mod places;
 mod session;
+mod store;
 mod stream;
 #[cfg(test)]
 mod tests;

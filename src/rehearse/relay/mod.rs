@@ -231,21 +231,19 @@ async fn sample(samples: Arc<Samples>, pid: u32) {
     }
 }
 
-/// The sum over all series that count queued recipients.
+/// What the relay says is not done yet: queued recipients, queued reports, and reports that are owed.
 fn queued_in(metrics: &str) -> Option<u64> {
+    const SERIES: [&str; 3] = [
+        "posthaste_spool_recipients{fate=\"queued\"}",
+        "posthaste_spool_recipients{fate=\"dsn_queued\"}",
+        "posthaste_spool_owed",
+    ];
     let value = |line: &str| {
         let (series, value) = line.rsplit_once(' ')?;
-        let name = series.split('{').next()?;
-        let counts = name.starts_with("posthaste_")
-            && matches!(name.rsplit_once("queue"), Some((_, tail)) if is_recipients(tail));
-        if counts { value.parse::<f64>().ok() } else { None }
+        if SERIES.contains(&series) { value.parse::<u64>().ok() } else { None }
     };
-    let values: Vec<f64> = metrics.lines().filter(|line| !line.starts_with('#')).filter_map(value).collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() as u64)
-}
-
-fn is_recipients(tail: &str) -> bool {
-    matches!(tail, "_recipients" | "d_recipients")
+    let values: Vec<u64> = metrics.lines().filter_map(value).collect();
+    (values.len() == SERIES.len()).then(|| values.iter().sum())
 }
 
 #[cfg(test)]
@@ -277,11 +275,11 @@ mod tests {
 
     #[test]
     fn the_queue_is_read_from_metrics_of_any_close_name() {
-        let metrics = "# HELP posthaste_queue_recipients x\nposthaste_queue_recipients{state=\"due\"} 3\n\
-            posthaste_queue_recipients{state=\"held\"} 4\nposthaste_queue_bytes 9\n";
-        assert_eq!(queued_in(metrics), Some(7));
-        assert_eq!(queued_in("posthaste_spool_queued_recipients 2\n"), Some(2));
-        assert_eq!(queued_in("other_queue_recipients 2\n"), None);
+        let metrics = "# HELP posthaste_spool_recipients x\nposthaste_spool_recipients{fate=\"queued\"} 3\n\
+            posthaste_spool_recipients{fate=\"dsn_queued\"} 4\nposthaste_spool_recipients{fate=\"relayed\"} 9\n\
+            posthaste_spool_owed 1\n";
+        assert_eq!(queued_in(metrics), Some(8));
+        assert_eq!(queued_in("posthaste_spool_owed 2\n"), None);
     }
 
     #[test]
