@@ -366,6 +366,7 @@ fn ingress_options(
         connections: raw.ingress.connections,
         stranger_connections: raw.ingress.stranger_connections,
         hops: raw.ingress.hops,
+        postmaster: raw.bounce.postmaster.as_deref().and_then(mailbox),
         campaign_headers: raw.ingress.campaign_headers.clone(),
     }
 }
