@@ -63,7 +63,7 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// A sink for the next content.
     fn writer(&self) -> Self::Writer;
 
-    /// Whether there is room for new mail. Asked at each command: it must be cheap.
+    /// Whether there is room for new mail. Asked at each MAIL: it must be cheap.
     fn has_room(&self) -> bool;
 
     /// Takes all submissions in one commit, or none; resolves when they are durable. The ids are in the order of the
