@@ -348,7 +348,6 @@ fn ingress_options(
     list_hosts: Vec<Arc<ingress::ListHost>>,
     directory: &Path,
 ) -> ingress::Options {
-    let postmaster = raw.bounce.postmaster.as_deref().and_then(mailbox);
     let tls = |certificate: &PathBuf, key: &PathBuf| ingress::Tls {
         certificate: directory.join(certificate),
         key: directory.join(key),
@@ -367,7 +366,7 @@ fn ingress_options(
         connections: raw.ingress.connections,
         stranger_connections: raw.ingress.stranger_connections,
         hops: raw.ingress.hops,
-        postmaster,
+        postmaster: raw.bounce.postmaster.as_deref().and_then(mailbox),
         campaign_headers: raw.ingress.campaign_headers.clone(),
     }
 }

@@ -64,7 +64,7 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// A sink for the next content.
     fn writer(&self) -> Self::Writer;
 
-    /// Whether there is room for new mail. Asked at each command: it must be cheap.
+    /// Whether there is room for new mail. Asked at each MAIL: it must be cheap.
     fn has_room(&self) -> bool;
 
     /// Takes all submissions in one commit, or none; resolves when they are durable. The ids are in the order of the
@@ -327,9 +327,10 @@ impl<S: Store> Ingress<S> {
     }
 
     /// Closes down: listening sockets at once; open transactions are finished; the next MAIL gets 451 4.3.2; sessions
-    /// without a transaction that are silent are closed; at the deadline all others are. Returns when none is left.
-    pub async fn drain(&self, deadline: Instant) {
-        self.phase.send_replace(Phase::Draining { since: Instant::now(), deadline });
+    /// without a transaction that are silent are closed; after `within` all others are. Returns when none is left.
+    pub async fn drain(&self, within: Duration) {
+        let since = Instant::now();
+        self.phase.send_replace(Phase::Draining { since, deadline: since + within });
         let slots = std::mem::take(&mut *self.lock(&self.slots));
         self.retire(slots);
         let tasks = std::mem::take(&mut *self.lock(&self.retired));

@@ -144,14 +144,16 @@ impl<S: Store> Connection<S> {
                 self.receive().await?;
             } else {
                 let line = self.next_line().await?;
-                let step = self.session.line(&line, self.conditions());
+                let step = self.session.line(&line, self.conditions(&line));
                 self.take(step).await?;
             }
         }
     }
 
-    fn conditions(&self) -> Conditions {
-        Conditions { has_room: self.shared.store.has_room(), draining: self.is_draining() }
+    /// Only MAIL asks whether there is room.
+    fn conditions(&self, line: &Line) -> Conditions {
+        let is_mail = matches!(line, Line::Command(text) if command::verb(text).eq_ignore_ascii_case(b"MAIL"));
+        Conditions { has_room: !is_mail || self.shared.store.has_room(), draining: self.is_draining() }
     }
 
     fn is_draining(&self) -> bool {
