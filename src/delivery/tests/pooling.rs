@@ -41,22 +41,6 @@ async fn another_site_does_not_get_the_connection_of_the_first() {
 
 #[tokio::test]
 async fn a_connection_that_died_while_idle_costs_nothing() {
-    // Closes after each message; the second connection is fine.
-    for farewell in ["", "421 4.4.2 idle for too long\r\n"] {
-        let text = format!("250 2.0.0 queued\r\n{farewell}");
-        let peer = Peer::start("127.0.0.1", 0, None, move |_, line| match line {
-            "." => text.clone(),
-            l if l.starts_with("MAIL") && text.len() > 30 => CLOSE.to_owned(),
-            _ => polite(line).to_owned(),
-        })
-        .await;
-        let house = house_of(&peer).await;
-        let fine = farewell.is_empty();
-        for _ in 0..2 {
-            let report = house.send(&["a@example.org"]).await;
-            assert_eq!(words(&report).remove(0) == "relayed", fine);
-        }
-    }
     let messages = AtomicUsize::new(0);
     let peer = Peer::start("127.0.0.1", 0, None, move |number, line| match line {
         // The first connection dies at its second MAIL, by a reset of the peer or by 421.
