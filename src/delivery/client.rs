@@ -167,7 +167,9 @@ impl Session {
         let mut session = Session::over(wire, peer);
         if let Err(setback) = session.hello(manners).await {
             session.farewell(manners.timeouts.quit).await;
-            return Err(OpenError::Setback(setback));
+            // With TLS 1.3 a host says only after the handshake that it wants a certificate of ours.
+            let broken = setback.reason.reply.is_none() && !setback.permanent;
+            return Err(if broken { OpenError::Tls(setback) } else { OpenError::Setback(setback) });
         }
         Ok(session)
     }

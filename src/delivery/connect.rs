@@ -24,7 +24,7 @@ use super::options::{Options, TlsMode};
 use super::pool::{Pool, Slot};
 use super::suspects::Suspects;
 use crate::attempt::{Limits, Route, Site};
-use crate::outcome::{Enhanced, Phase, Scope};
+use crate::outcome::{Enhanced, Phase, Reason, Scope};
 use crate::route::Resolver;
 
 /// Keepalive probes begin after this long without traffic: a peer that vanished without a word is noticed during the ten
@@ -69,6 +69,8 @@ pub(super) struct Course<'a> {
     until: Instant,
     temporary: Option<Setback>,
     permanent: Option<Setback>,
+    /// Time spent on address lookups.
+    pub(super) resolving: Duration,
 }
 
 impl<'a> Course<'a> {
@@ -87,6 +89,7 @@ impl<'a> Course<'a> {
             until: Instant::now() + dialling + timeouts.greeting + timeouts.hello,
             temporary: None,
             permanent: None,
+            resolving: Duration::ZERO,
         }
     }
 
@@ -157,11 +160,7 @@ impl<'a> Course<'a> {
             return Some((hop, addresses));
         }
         while let Some(hop) = self.hops.pop_front() {
-            let resolver = &self.means.resolver;
-            let found = match hop.declared {
-                true => resolver.list_host_addresses(&hop.host, hop.port).await,
-                false => resolver.addresses(&hop.host, hop.port).await,
-            };
+            let found = self.lookup(&hop).await;
             let mut addresses = match found {
                 Ok(addresses) => addresses,
                 Err(reason) => {
@@ -185,6 +184,17 @@ impl<'a> Course<'a> {
         self.postponed.pop_front()
     }
 
+    async fn lookup(&mut self, hop: &Hop) -> Result<Vec<SocketAddr>, Reason> {
+        let started = Instant::now();
+        let resolver = &self.means.resolver;
+        let found = match hop.declared {
+            true => resolver.list_host_addresses(&hop.host, hop.port).await,
+            false => resolver.addresses(&hop.host, hop.port).await,
+        };
+        self.resolving += started.elapsed();
+        found
+    }
+
     /// Dials the host and opens a session with it, in clear on a new connection where TLS fails (RFC 7435 section 3).
     async fn try_host(
         &mut self,
@@ -200,11 +210,16 @@ impl<'a> Course<'a> {
             }
             _ => None,
         };
-        match self.open(stream, peer.clone(), tls).await {
-            Ok(session) => Ok(session),
-            Err(OpenError::Setback(setback)) => Err(setback),
+        let opened = match self.open(stream, peer.clone(), tls).await {
             Err(OpenError::Tls(setback)) => self.fall_back(peer, setback, slot).await,
+            Err(OpenError::Setback(setback)) => Err(setback),
+            Ok(session) => Ok(session),
+        };
+        if opened.is_err() {
+            // Next time another host may come first.
+            self.means.unreachable.failed(address.ip(), Instant::now());
         }
+        opened
     }
 
     async fn open(&self, stream: TcpStream, peer: Peer, tls: Option<&TlsConnector>) -> Result<Session, OpenError> {

@@ -29,49 +29,33 @@ impl Metrics {
     /// # Errors
     /// If a metric of the same name is registered already.
     pub(super) fn new(registry: &Registry) -> Result<Metrics, prometheus::Error> {
-        let counters = |name, help, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
-            let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counters.clone()))?;
-            Ok(counters)
-        };
-        let counter = |name, help| -> Result<IntCounter, prometheus::Error> {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
-        };
         let open = Opts::new("posthaste_delivery_connections", "Connections open, opening or closing, by use.");
         let open = IntGaugeVec::new(open, &["use"])?;
         registry.register(Box::new(open.clone()))?;
+        let counters = |name: &str, help: &str, label: &str| counters(registry, name, help, label);
+        let counter = |name: &str, help: &str| counter(registry, name, help);
         Ok(Metrics {
             open,
-            dials: counters("posthaste_delivery_dials_total", "TCP connections begun, by result.", &["result"])?,
-            sessions: counters(
-                "posthaste_delivery_sessions_total",
-                "Sessions with next hops: open, or the phase that failed.",
-                &["result"],
-            )?,
-            tls: counters(
-                "posthaste_delivery_tls_total",
-                "Certificates of next hops as a checking client would judge them; fallback: went on in clear.",
-                &["verdict"],
-            )?,
-            waits_in_vain: counters(
-                "posthaste_delivery_waits_in_vain_total",
-                "Attempts given back because no connection came free in time, by the limit.",
-                &["limit"],
-            )?,
-            transactions: counters(
-                "posthaste_delivery_transactions_total",
-                "Mail transactions begun, on new and on reused connections.",
-                &["connection"],
-            )?,
-            stale: counter("posthaste_delivery_stale_connections_total", "Idle connections that turned out dead.")?,
-            recipients: counters(
-                "posthaste_delivery_recipients_total",
-                "Recipients of attempts, by outcome.",
-                &["outcome"],
-            )?,
-            bytes: counter("posthaste_delivery_written_bytes_total", "Octets written to next hops, before TLS.")?,
+            dials: counters("dials_total", "TCP connections begun, by result.", "result")?,
+            sessions: counters("sessions_total", "Sessions opened, and hosts given up by phase.", "result")?,
+            tls: counters("tls_total", "Certificates as a checking client would judge them; fallbacks.", "verdict")?,
+            waits_in_vain: counters("waits_in_vain_total", "Attempts given back unserved, by limit.", "limit")?,
+            transactions: counters("transactions_total", "Mail transactions, by age of the connection.", "connection")?,
+            stale: counter("stale_connections_total", "Idle connections that turned out dead.")?,
+            recipients: counters("recipients_total", "Recipients of attempts, by outcome.", "outcome")?,
+            bytes: counter("written_bytes_total", "Octets written to next hops, before TLS.")?,
         })
     }
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> Result<IntCounterVec, prometheus::Error> {
+    let counters = IntCounterVec::new(Opts::new(format!("posthaste_delivery_{name}"), help), &[label])?;
+    registry.register(Box::new(counters.clone()))?;
+    Ok(counters)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::new(format!("posthaste_delivery_{name}"), help)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
 }

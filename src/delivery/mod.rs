@@ -103,16 +103,23 @@ impl Delivery {
         let mut run = Run::new(&self.0.means, &options, &attempt, &content);
         let conclusion = run.conclude().await;
         let Run { delays, peer, bytes, transaction, .. } = run;
-        self.count(&conclusion, bytes);
+        self.count(&attempt, &conclusion, bytes);
         let Conclusion { outcomes, trouble, .. } = conclusion;
         AttemptReport { attempt, outcomes, trouble, delays, peer, bytes, transaction }
     }
 
-    fn count(&self, conclusion: &Conclusion, bytes: u64) {
+    fn count(&self, attempt: &Attempt, conclusion: &Conclusion, bytes: u64) {
         let metrics = &self.0.means.metrics;
         metrics.bytes.inc_by(bytes);
         for outcome in &conclusion.outcomes {
             metrics.recipients.with_label_values(&[label(outcome)]).inc();
+        }
+        let unsure = conclusion.outcomes.iter().find_map(|outcome| match outcome {
+            Outcome::Indeterminate(reason) => Some(reason),
+            _ => None,
+        });
+        if let Some(reason) = unsure {
+            tracing::warn!(attempt = %attempt.id, %reason, "a message may have been accepted, or not");
         }
     }
 
@@ -186,9 +193,13 @@ impl<'a> Run<'a> {
     }
 
     async fn connect(&mut self, course: &mut Option<Course<'a>>, slot: Slot) -> Option<Connection> {
-        let connecting = Instant::now();
-        let opened = course.get_or_insert_with(|| self.course()).next(slot).await;
-        self.delays.connect += connecting.elapsed();
+        let started = Instant::now();
+        let course = course.get_or_insert_with(|| self.course());
+        let before = course.resolving;
+        let opened = course.next(slot).await;
+        let resolving = course.resolving - before;
+        self.delays.wait += resolving;
+        self.delays.connect += started.elapsed() - resolving;
         opened.map(|(session, slot)| Connection::new(session, slot))
     }
 

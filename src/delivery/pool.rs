@@ -58,14 +58,14 @@ impl Drop for Place {
 
 /// An open connection and the right to it.
 pub(super) struct Connection {
-    pub(super) session: Session,
+    pub(super) session: Box<Session>,
     slot: Slot,
     transactions: u32,
 }
 
 impl Connection {
     pub(super) fn new(session: Session, slot: Slot) -> Connection {
-        Connection { session, slot, transactions: 0 }
+        Connection { session: Box::new(session), slot, transactions: 0 }
     }
 
     /// Closes it, politely; the slot is free for another dial once the peer has closed too.

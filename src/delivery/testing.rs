@@ -1,14 +1,14 @@
 //! Values for the tests of this part.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::attempt::{Attempt, Exchanger, Limits, Route, Site};
+use crate::attempt::{Attempt, Exchanger, Route, Site};
 use crate::clock::Tick;
 use crate::mail::{
     AttemptId, Batch, ContentHash, Destination, Domain, Envelope, EnvelopeParams, Mailbox, MailingId, QueueId, Queued,
     Recipient, RecipientId, RecipientParams, ReversePath, Trace,
 };
+use crate::route::testing::limits;
 
 /// An attempt for these recipients at example.org.
 pub(super) fn attempt(recipients: &[&str]) -> Attempt {
@@ -25,17 +25,6 @@ pub(super) fn attempt(recipients: &[&str]) -> Attempt {
         trace: trace(),
         recipients,
         limits: Arc::new(limits()),
-    }
-}
-
-pub(super) fn limits() -> Limits {
-    Limits {
-        connections: 10,
-        connection_rate: None,
-        recipient_rate: None,
-        recipients_per_transaction: 50,
-        messages_per_connection: 100,
-        idle_timeout: Duration::from_secs(10),
     }
 }
 

@@ -144,10 +144,7 @@ impl Resolver {
     /// The reason; always temporary, because a bounce has nowhere else to go.
     pub async fn list_host_addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
         let setup = self.0.setup.load_full();
-        let found = match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            Ok(ip) => Arc::from([ip]),
-            Err(_) => setup.addresses.get(&Arc::from(host), setup.ask_addresses(host)).await.map_err(temporary)?,
-        };
+        let found = setup.find_list_host(host).await?;
         let addresses = found.iter().map(|&ip| SocketAddr::new(ip, port));
         let ours = |address: &SocketAddr| {
             network::objection(*address, &setup.options.own_addresses, &[]) == Some(Objection::Ourselves)
@@ -181,6 +178,21 @@ impl Setup {
         // A lane to our own side: paced by nothing.
         let limits = Limits { connection_rate: None, recipient_rate: None, ..(*self.options.default_limits).clone() };
         Ok(Arc::new(Resolved { site: Arc::new(site), limits: Arc::new(limits) }))
+    }
+
+    /// A name goes the way that the operator's other programs go, hosts file and search list included, unless name servers
+    /// are configured.
+    async fn find_list_host(&self, host: &str) -> Result<Arc<[IpAddr]>, Reason> {
+        if let Ok(ip) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            return Ok(Arc::from([ip]));
+        }
+        if !self.options.servers.is_empty() {
+            return self.addresses.get(&Arc::from(host), self.ask_addresses(host)).await.map_err(temporary);
+        }
+        let failed = |error: std::io::Error| unanswered(host, "address", &error.to_string());
+        let asked = tokio::time::timeout(self.options.timeout * 2, tokio::net::lookup_host((host, 0))).await;
+        let found = asked.map_err(std::io::Error::from).and_then(|found| found).map_err(failed)?;
+        Ok(found.map(|address| address.ip()).collect())
     }
 
     async fn ask_site(&self, domain: &Domain) -> Found<Resolved> {

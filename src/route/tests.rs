@@ -94,6 +94,7 @@ async fn the_addresses_of_a_host_take_turns_and_prohibited_ones_are_left_out() {
     dns.host("mx.example", &["192.0.2.1", "192.0.2.2", "2001:db8::1", "10.0.0.1", "169.254.169.254"]);
     dns.host("private.example", &["10.0.0.1", "fd00::1"]);
     dns.host("us.example", &["192.0.2.1", "127.0.0.1"]);
+    dns.host("my_mx.example", &["192.0.2.9"]);
     dns.cname("alias.example", "mx.example.");
     dns.says("silent.example", RecordType::A, Says::Silence);
     dns.says("half.example", RecordType::A, Says::Code(ResponseCode::ServFail));
@@ -104,6 +105,7 @@ async fn the_addresses_of_a_host_take_turns_and_prohibited_ones_are_left_out() {
     let three = "[2001:db8::1]:25 192.0.2.1:25 192.0.2.2:25";
     assert_eq!(addresses(&resolver, "mx.example", 25).await, three);
     assert_eq!(addresses(&resolver, "alias.example", 25).await, three);
+    assert_eq!(addresses(&resolver, "my_mx.example", 25).await, "192.0.2.9:25");
     assert!(addresses(&resolver, "private.example", 25).await.starts_with("4.4.4 "));
     assert!(addresses(&resolver, "us.example", 25).await.starts_with("5.4.6 "));
     assert_eq!(addresses(&resolver, "us.example", 26).await, "192.0.2.1:26 127.0.0.1:26");
