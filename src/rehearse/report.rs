@@ -143,6 +143,15 @@ pub struct Report {
     pub kept: Option<PathBuf>,
 }
 
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Object<'a> {
+    passed: bool,
+    failures: Vec<String>,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
 impl Report {
     /// Nothing lost, nothing doubled, nothing damaged, no limit broken, nobody refused, and the relay ended well.
     pub fn passed(&self) -> bool {
@@ -171,9 +180,10 @@ impl Report {
         failures
     }
 
-    /// One JSON object, on one line.
+    /// One JSON object, on one line: all fields, `passed` and `failures`.
     pub fn to_json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+        let object = Object { passed: self.passed(), failures: self.failures(), report: self };
+        serde_json::to_string(&object).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
     }
 
     /// A page for people.

@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::internet::Internet;
+use super::internet::{Internet, Totals};
 use super::list_host::{self, Bounces, ListHost, Mailing};
 use super::options::Options;
 use super::progress::{Progress, Standing};
@@ -22,6 +22,9 @@ const TICK: Duration = Duration::from_millis(20);
 const RELAY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the relay's own count of its queue may lag behind what everybody has seen arrive.
 const QUEUE_LAG_MAX: Duration = Duration::from_secs(10);
+/// A relay whose queue is empty and from which nothing has come for this long has lost what is still missing; longer
+/// than it may gather failures for one report.
+const NOTHING_MORE: Duration = Duration::from_secs(15);
 /// Octets of MAIL, DATA and the final dot, which every further transaction would have cost.
 const TRANSACTION_COMMANDS: u64 = 70;
 
@@ -60,6 +63,8 @@ struct Rehearsal {
     kills: Kills,
     /// When everybody's fate was known.
     settled: Option<Instant>,
+    /// Recipients whose fate is known, and since when it has been so many.
+    known: (u64, Instant),
     deadline_reached: bool,
 }
 
@@ -123,6 +128,7 @@ impl Rehearsal {
             progress,
             kills,
             settled: None,
+            known: (0, Instant::now()),
             deadline_reached: false,
         })
     }
@@ -171,8 +177,11 @@ impl Rehearsal {
             return false;
         }
         let known = self.internet.totals().delivered + self.bounces.bounced();
+        if known != self.known.0 {
+            self.known = (known, Instant::now());
+        }
         if known < self.list_host.counts().accepted {
-            return false;
+            return self.known.1.elapsed() > NOTHING_MORE && self.queued().await == Some(0);
         }
         let settled = *self.settled.get_or_insert_with(Instant::now);
         // A queue that is not empty although nobody is waited for would make duplicates; so it gets its time.
@@ -235,7 +244,6 @@ impl Rehearsal {
         let bounced = self.bounces.bounced();
         let (uplink_bytes, time_to) =
             (self.internet.bytes(), |share| self.internet.time_to(share, started).map(in_seconds));
-        let further = totals.delivered.saturating_sub(totals.transactions) * TRANSACTION_COMMANDS;
         let sites = self.sites(started);
         let broken = self.broken();
         let [p50, p99, max] = counts.hand_over.map(|wait| in_seconds(wait * 1000));
@@ -267,9 +275,7 @@ impl Rehearsal {
             transactions: totals.transactions,
             transactions_unmerged: self.list_host.parts(),
             uplink_bytes,
-            uplink_bytes_uncoalesced: uplink_bytes - totals.content_bytes.min(uplink_bytes)
-                + totals.content_bytes_uncoalesced
-                + further,
+            uplink_bytes_uncoalesced: uncoalesced(&totals, uplink_bytes),
             deferrals: sites.iter().map(|site| site.deferrals).sum(),
             peak_connections: self.internet.peak_connections().into(),
             kills: self.kills.done,
@@ -310,6 +316,13 @@ impl Rehearsal {
         };
         self.internet.providers().iter().flat_map(of).collect()
     }
+}
+
+/// Octets on the uplink if every recipient had had a transaction of its own.
+fn uncoalesced(totals: &Totals, uplink_bytes: u64) -> u64 {
+    let commands = uplink_bytes.saturating_sub(totals.content_bytes);
+    let further = totals.delivered.saturating_sub(totals.transactions) * TRANSACTION_COMMANDS;
+    commands + totals.content_bytes_uncoalesced + further
 }
 
 fn make_world(options: &Options) -> anyhow::Result<World> {

@@ -17,7 +17,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -223,6 +223,8 @@ pub struct Builder {
     ttl: Option<u32>,
     keep: bool,
     tls: Option<Arc<rustls::ServerConfig>>,
+    port: u16,
+    dns_at: Option<SocketAddr>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -302,18 +304,31 @@ impl Builder {
         Builder { tls: Some(config), ..self }
     }
 
+    /// Puts the exchangers at this port instead of a free one.
+    #[must_use]
+    pub fn port(self, port: u16) -> Builder {
+        Builder { port, ..self }
+    }
+
+    /// Puts the DNS at this address instead of a free port of 127.0.0.1. Other relays want port 53.
+    #[must_use]
+    pub fn dns_at(self, address: SocketAddr) -> Builder {
+        Builder { dns_at: Some(address), ..self }
+    }
+
     /// Brings the internet up.
     ///
     /// # Errors
     /// When no ports are free, or as the system's.
     pub async fn start(self) -> io::Result<Internet> {
-        let listener = super::receiver::bind()?;
+        let listener = super::receiver::bind(self.port)?;
         let port = listener.local_addr()?.port();
         let mut plan = Plan::new(self.ttl.unwrap_or(TTL));
         plan.lay_out(&self)?;
         let holes = plan.black_holes(port)?;
+        let dns = super::dns::bind(self.dns_at).await?;
         let shared = Shared::new(plan.hosts, plan.domains, plan.watches, self.keep, self.tls);
-        Internet::launch(shared, plan.zone, plan.providers, listener, holes).await
+        Internet::launch(shared, plan.zone, plan.providers, (listener, dns), holes)
     }
 }
 

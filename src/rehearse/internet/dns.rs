@@ -95,14 +95,15 @@ fn response(query: &Message, answer: &Answer) -> Message {
     response
 }
 
-/// Takes a loopback port that is free for both transports.
+/// Takes `address`, or a loopback port that is free for both transports.
 ///
 /// # Errors
-/// When no such port is found.
-pub(super) async fn bind() -> io::Result<(UdpSocket, TcpListener)> {
+/// When the address is taken, or no such port is found.
+pub(super) async fn bind(address: Option<SocketAddr>) -> io::Result<(UdpSocket, TcpListener)> {
+    let wanted = address.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..BIND_ATTEMPTS {
-        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let udp = UdpSocket::bind(wanted).await?;
         match TcpListener::bind(udp.local_addr()?).await {
             Ok(tcp) => return Ok((udp, tcp)),
             Err(error) => last = error,

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -117,6 +117,7 @@ pub struct Internet {
     shared: Arc<Shared>,
     dns: Arc<dns::Dns>,
     providers: Vec<Arc<Provider>>,
+    by_name: HashMap<String, usize>,
     tasks: Vec<JoinHandle<()>>,
     _holes: Vec<BlackHole>,
 }
@@ -139,22 +140,22 @@ impl Internet {
         Builder::default()
     }
 
-    async fn launch(
+    fn launch(
         shared: Shared,
         zone: Zone,
         providers: Vec<Arc<Provider>>,
-        listener: TcpListener,
+        (listener, (udp, tcp)): (TcpListener, (UdpSocket, TcpListener)),
         holes: Vec<BlackHole>,
     ) -> io::Result<Internet> {
-        let (udp, tcp) = dns::bind().await?;
         let dns_address = udp.local_addr()?;
         let port = listener.local_addr()?.port();
+        let by_name = providers.iter().enumerate().map(|(i, provider)| (provider.name.clone(), i)).collect();
         let (shared, dns) = (Arc::new(shared), Arc::new(dns::Dns::new(zone)));
         let tasks = vec![
             tokio::spawn(dns::serve(Arc::clone(&dns), udp, tcp)),
             tokio::spawn(receiver::serve(Arc::clone(&shared), listener)),
         ];
-        Ok(Internet { dns_address, port, shared, dns, providers, tasks, _holes: holes })
+        Ok(Internet { dns_address, port, shared, dns, providers, by_name, tasks, _holes: holes })
     }
 
     /// From now on a message of this content (dot-stuffed, as sent) must arrive octet for octet, below what the relay
@@ -217,7 +218,7 @@ impl Internet {
 
     /// The provider of this name; a domain with exchangers of its own is a provider named after the domain.
     pub fn provider(&self, name: &str) -> Option<&Arc<Provider>> {
-        self.providers.iter().find(|provider| provider.name == name)
+        self.by_name.get(name).map(|index| &self.providers[*index])
     }
 
     /// How often any limit was broken, over all providers.

@@ -34,18 +34,18 @@ const LIMIT_GRACE: Duration = Duration::from_millis(50);
 /// How long a receiver waits for a command (RFC 5321 section 4.5.3.2.7).
 const IDLE_MAX: Duration = Duration::from_secs(300);
 
-/// Binds the receivers' socket to a free port.
+/// Binds the receivers' socket to `port`, or to a free one where that is 0.
 ///
 /// # Errors
 /// As the system's.
-pub(super) fn bind() -> io::Result<TcpListener> {
+pub(super) fn bind(port: u16) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     // So that a black hole can have a socket of its own on the same port.
     socket.set_reuse_port(true)?;
     // Refused by old kernels without privileges; the check of the peer's address remains.
     let _unprivileged = socket.bind_device(Some(b"lo"));
-    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)).into())?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }

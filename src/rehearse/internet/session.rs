@@ -4,10 +4,12 @@
 //! final dot and hashed once, and the replies of a pipelined group leave as one block.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
 use super::Shared;
+use super::builder::Rules;
 use super::ledger::{Arrival, Delivered, hash_of, recipient_key};
 use super::policy::{AfterDot, Extensions, Policy, Stage};
 use super::provider::Provider;
@@ -268,37 +270,45 @@ impl Session {
         self.reply("250 2.1.5 Ok");
     }
 
-    fn refuse_recipient(
-        &mut self,
-        shared: &Shared,
-        now: Instant,
-        mailbox: &str,
-        parameters: &str,
-    ) -> Option<&'static str> {
+    /// Why this recipient is not taken, if so; the rules of the domain first, then those of the host.
+    fn refuse_recipient(&mut self, shared: &Shared, now: Instant, mailbox: &str, rest: &str) -> Option<&'static str> {
         let (local, domain) = mailbox.rsplit_once('@').unwrap_or((mailbox, ""));
-        let policy = &self.host.policy;
-        let dsn = policy.extensions.is_some_and(|offered| offered.dsn);
-        let Some((index, rules)) = shared.domain(domain).filter(|(_, rules)| rules.is_served_by(&self.host.provider))
-        else {
-            shared.strays.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let known = shared.domain(domain).filter(|(_, rules)| rules.is_served_by(&self.host.provider));
+        let Some((index, rules)) = known else {
+            shared.strays.fetch_add(1, Ordering::Relaxed);
             return Some("550 5.7.1 Relaying denied");
         };
-        if !parameters.trim().is_empty() && !dsn {
+        let offers_dsn = self.host.policy.extensions.is_some_and(|offered| offered.dsn);
+        if !rest.trim().is_empty() && !offers_dsn {
             return Some("555 5.5.4 Parameter not offered");
         }
-        if policy.one_domain && self.transaction.domain.is_some_and(|first| first != index) {
-            self.host.provider.breaks("one domain per transaction", || format!("{domain} joined another domain"));
-            return Some(
-                "451-4.3.0 Multiple destination domains per transaction is unsupported.\r\n451 4.3.0 Try again",
-            );
+        let refusal = self.refuse_domain(domain, index);
+        let refusal =
+            refusal.or_else(|| self.refuse_mailbox(rules, local)).or_else(|| self.refuse_for_now(rules, domain, now));
+        if refusal.is_none() {
+            self.transaction.domain.get_or_insert(index);
         }
+        refusal
+    }
+
+    fn refuse_domain(&self, domain: &str, index: usize) -> Option<&'static str> {
+        let is_second = self.transaction.domain.is_some_and(|first| first != index);
+        if !(self.host.policy.one_domain && is_second) {
+            return None;
+        }
+        self.host.provider.breaks("one domain per transaction", || format!("{domain} joined another domain"));
+        Some("451-4.3.0 Multiple destination domains per transaction is unsupported.\r\n451 4.3.0 Try again")
+    }
+
+    fn refuse_mailbox(&self, rules: &Rules, local: &str) -> Option<&'static str> {
         if rules.refuse.has(local) {
             return Some("550 5.1.1 No such user here");
         }
-        if rules.full.has(local) {
-            return Some("452 4.2.2 Mailbox full");
-        }
-        if self.transaction.recipients.len() >= policy.recipients_per_transaction as usize {
+        rules.full.has(local).then_some("452 4.2.2 Mailbox full")
+    }
+
+    fn refuse_for_now(&self, rules: &Rules, domain: &str, now: Instant) -> Option<&'static str> {
+        if self.transaction.recipients.len() >= self.host.policy.recipients_per_transaction as usize {
             return Some("452 4.5.3 Too many recipients");
         }
         if let Some(delay) = rules.greylist {
@@ -307,11 +317,8 @@ impl Session {
                 return Some("451 4.7.1 Greylisted, try again later");
             }
         }
-        if !self.host.provider.admits_recipient(now) {
-            return Some("451 4.7.1 Too many recipients, slow down");
-        }
-        self.transaction.domain.get_or_insert(index);
-        None
+        let admitted = self.host.provider.admits_recipient(now);
+        (!admitted).then_some("451 4.7.1 Too many recipients, slow down")
     }
 
     fn data(&mut self) {

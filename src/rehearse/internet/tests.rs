@@ -253,3 +253,31 @@ async fn a_watched_provider_hands_over_what_it_accepts() {
     assert_eq!(delivered.recipients, ["l-bounces@lists.test"]);
     assert_eq!(internet.totals().delivered, 0);
 }
+
+#[tokio::test]
+async fn starttls_is_offered_with_a_certificate_and_noted_in_deliveries() {
+    let made = rcgen::generate_simple_self_signed(["mx.a.test".to_owned()]).expect("made");
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let server = rustls::ServerConfig::builder().with_no_client_auth();
+    let server = server.with_single_cert(vec![made.cert.der().clone()], key).expect("fits");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).expect("trusted");
+    let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let internet = Internet::builder().domain("a.test", |d| d).tls(Arc::new(server)).keep_content().start().await;
+    let internet = internet.expect("started");
+    let address = internet.address_of("mx.a.test").expect("placed");
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    stream.write_all(b"EHLO x\r\nSTARTTLS\r\n").await.expect("written");
+    let mut replies = Vec::new();
+    while !replies.ends_with(b"Go ahead\r\n") {
+        replies.push(stream.read_u8().await.expect("a reply"));
+    }
+    assert!(String::from_utf8_lossy(&replies).contains("STARTTLS\r\n"));
+    let name = rustls::pki_types::ServerName::try_from("mx.a.test").expect("a name");
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, stream).await.expect("TLS");
+    stream.write_all(&transaction(&["u@a.test"], MESSAGE)).await.expect("written");
+    let mut replies = Vec::new();
+    stream.read_to_end(&mut replies).await.expect("closed in order");
+    assert!(!String::from_utf8_lossy(&replies).contains("STARTTLS"));
+    assert!(internet.deliveries()[0].tls);
+}
