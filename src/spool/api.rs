@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::disk::{Disk, DiskFile};
 use crate::clock::Tick;
 use crate::mail::{
-    Batch, ContentHash, Destination, EnvelopeParams, MailingId, Recipient, RecipientId, ReversePath, Trace,
+    Batch, ContentHash, Destination, EnvelopeParams, MailingId, Queued, Recipient, RecipientId, ReversePath, Trace,
 };
 use crate::outcome::Reason;
 
@@ -58,12 +59,24 @@ pub enum NewBody {
 }
 
 /// A content file that no accept record has adopted yet. Dropping the last handle removes the file unless it was adopted.
+/// Made by [`ContentWriter`](super::ContentWriter) only.
 #[derive(Debug)]
 pub struct SpooledFile {
     /// Its path.
     pub path: PathBuf,
     /// Octets in it.
     pub length: u64,
+    /// Where it lies.
+    pub(super) disk: Arc<dyn Disk>,
+    /// It, open, so that it can be synced.
+    pub(super) file: Arc<dyn DiskFile>,
+}
+
+impl Drop for SpooledFile {
+    fn drop(&mut self) {
+        // Adoption renames the file, so there is nothing under this name then. If removing fails, the next start does it.
+        let _ = self.disk.remove(&self.path);
+    }
 }
 
 /// A mail transaction that is to become a batch.
@@ -200,4 +213,130 @@ pub enum ContentError {
     /// Reading failed; another try may succeed.
     #[error("content {0} could not be read: {1}")]
     Io(ContentHash, std::io::Error),
+}
+
+/// A batch that was accepted just now: durable, and its recipients handed out to whoever takes this event.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// The batch.
+    pub batch: Arc<Batch>,
+    /// Its recipients, all due.
+    pub queued: Vec<Queued>,
+}
+
+/// A recipient as it stands in the spool, for `queue`, `trace` and tests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its name.
+    pub id: RecipientId,
+    /// Where it goes.
+    pub destination: Destination,
+    /// The forward-path.
+    pub recipient: Arc<Recipient>,
+    /// Attempts that were made and counted.
+    pub attempts: u32,
+    /// When it may be tried.
+    pub due: Tick,
+    /// What was said at the last attempt.
+    pub note: Box<str>,
+    /// Whether a delay DSN was owed already.
+    pub delay_reported: bool,
+}
+
+/// Recipients by fate, since the spool was made. `accepted = relayed + bounced + expired + cancelled + queued` at any
+/// moment. DSNs to list hosts stand outside that equation and have one of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Taken from list hosts.
+    pub accepted: u64,
+    /// Still in the queue.
+    pub queued: u64,
+    /// Taken by a next hop.
+    pub relayed: u64,
+    /// Refused for good.
+    pub bounced: u64,
+    /// Given up.
+    pub expired: u64,
+    /// Cancelled by an operator.
+    pub cancelled: u64,
+    /// DSNs that are owed and not composed yet.
+    pub owed: u64,
+    /// DSN recipients taken in.
+    pub dsn_accepted: u64,
+    /// DSN recipients still in the queue.
+    pub dsn_queued: u64,
+    /// DSN recipients that a list host took.
+    pub dsn_relayed: u64,
+    /// DSN recipients that a list host refused.
+    pub dsn_bounced: u64,
+    /// DSN recipients given up.
+    pub dsn_expired: u64,
+    /// DSN recipients cancelled.
+    pub dsn_cancelled: u64,
+}
+
+/// The state of the machinery, for `healthz`, `top` and tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Journal segments.
+    pub segments: u64,
+    /// Octets in them.
+    pub journal_bytes: u64,
+    /// Octets of them that would survive compaction.
+    pub live_bytes: u64,
+    /// Index entries that changed since the last checkpoint.
+    pub delta_rows: u64,
+    /// Recipients that are handed out.
+    pub leased: u64,
+    /// Checkpoints since the start.
+    pub checkpoints: u64,
+    /// Commits (one fsync each) since the start.
+    pub commits: u64,
+    /// Damaged places found since the start.
+    pub damage: u64,
+    /// How long the last fsync took.
+    pub last_fsync: Duration,
+}
+
+/// Why a spool could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error(
+        "the spool {0} is in use by another process: stop that instance first, or give this one a path of its own ([spool] path)"
+    )]
+    Locked(PathBuf),
+    /// A newer program wrote it. Nothing was touched.
+    #[error(
+        "the spool {path} was written by a newer version (format {found}; this program reads up to {known}): start that version, or drain the spool with it first"
+    )]
+    Newer {
+        /// The spool.
+        path: PathBuf,
+        /// The format that was found.
+        found: u32,
+        /// The newest format that this program knows.
+        known: u32,
+    },
+    /// It cannot be written to.
+    #[error(
+        "the spool {path} cannot be written: {source}; check that the directory belongs to the user that runs posthaste and that its file system is mounted read-write"
+    )]
+    NotWritable {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Reading or writing failed.
+    #[error("the spool {path} could not be opened: {source}; check the disk (dmesg), then `posthaste spool fsck`")]
+    Io {
+        /// The spool.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Its metrics could not be registered: two spools share a registry.
+    #[error("the spool's metrics could not be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
 }

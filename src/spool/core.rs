@@ -1,0 +1,685 @@
+//! The spool without its threads: takes requests, writes them, answers them. [`super::committer`] drives it on a thread of its
+//! own; a simulation can drive it by hand.
+//!
+//! Order is everything here. Facts (outcomes, forgiven debts) first: written, then visible. Then the submissions:
+//! written, synced, then visible, then answered. Between two commits nothing is half applied, and only there are
+//! checkpoints cut and segments compacted.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::api::{
+    AcceptError, Accepted, NewBody, NewContent, ObligationKind, OpenError, Options, Settlement, Stats, Submission,
+};
+use super::codec::Codec;
+use super::compaction::Compaction;
+use super::content::Damaged;
+use super::disk::{Disk, is_full};
+use super::index::{Effects, Index, Stored, Writing};
+use super::journal::Journal;
+use super::layout::Layout;
+use super::metrics::Metrics;
+use super::record::{self, Forgive, Kind, Place, Position, Standing, Time};
+use super::recovery::{Lock, recover};
+use super::status::Status;
+use crate::clock::Tick;
+use crate::mail::{Batch, ContentHash, Envelope, QueueId, Queued, RecipientId};
+
+/// Fates in one outcome record, at most.
+const FATES: usize = 4096;
+
+/// Octets of the journal after which a checkpoint is due, whatever changed.
+const CHECKPOINT_BYTES: u64 = 128 << 20;
+
+/// Time after which a checkpoint is due if anything changed.
+const CHECKPOINT_AGE: Duration = Duration::from_secs(60);
+
+/// Time between two looks at what status and metrics show.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+
+/// Octets of the reserve file, at most.
+const RESERVE_FILE: u64 = 8 << 20;
+
+/// A submission that waits for its fsync.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    /// When it was handed in: its batch's acceptance.
+    pub(super) at: Tick,
+    pub(super) submission: Submission,
+    pub(super) reply: oneshot::Sender<Result<QueueId, AcceptError>>,
+}
+
+/// What is asked of the core.
+#[derive(Debug)]
+pub(super) enum Work {
+    Accept(Box<Incoming>),
+    Settle(Settlement),
+    Forgive(Vec<(RecipientId, ObligationKind)>),
+    Release(Vec<RecipientId>),
+    /// Answered when all before it is durable.
+    Flush(oneshot::Sender<()>),
+    /// As `Flush`, and the core is used no more.
+    Close(oneshot::Sender<()>),
+}
+
+/// Work, and when it was handed in.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) time: Time,
+    pub(super) work: Work,
+}
+
+/// The spool without its threads.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) layout: Layout,
+    pub(super) options: Options,
+    pub(super) journal: Journal,
+    pub(super) index: Arc<Index>,
+    pub(super) damaged: Arc<Damaged>,
+    pub(super) status: Arc<Status>,
+    pub(super) metrics: Metrics,
+    accepted: mpsc::Sender<Accepted>,
+    next_id: u64,
+    /// The newest time that was handed in, and the newest that is in the journal.
+    now: Time,
+    written: Time,
+    /// The standing before the facts that are written but not synced.
+    before_facts: Standing,
+    dirty_since: Option<Instant>,
+    /// Content files that nothing needs once the journal is synced.
+    doomed: Vec<ContentHash>,
+    /// Where the last checkpoint was cut, and when.
+    cut: (Position, Instant),
+    journaled: u64,
+    pub(super) compaction: Option<Compaction>,
+    /// Segments that are copied forward, and how far the index must be durable before they may go.
+    pub(super) retiring: VecDeque<(u64, Position)>,
+    has_reserve: bool,
+    reported: Option<Instant>,
+    /// Who writes checkpoints; without one the core does it itself.
+    pub(super) checkpointer: Option<std::sync::mpsc::Sender<()>>,
+    _lock: Lock,
+}
+
+/// A submission whose records are written.
+struct Written {
+    incoming: Incoming,
+    batch: Batch,
+    /// Records, relative to where the commit's records begin.
+    content: Option<Place>,
+    accept: Place,
+    file: Option<u64>,
+}
+
+impl Core {
+    /// Opens the spool; answers also whether it is new.
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        options: &Options,
+        accepted: mpsc::Sender<Accepted>,
+        metrics: Metrics,
+    ) -> Result<(Core, bool), OpenError> {
+        let layout = Layout::new(&options.path);
+        let recovered = recover(&disk, &layout, options, &metrics)?;
+        let standing = recovered.index.saved().standing;
+        let mut core = Core {
+            status: Arc::new(Status::new(recovered.damage)),
+            index: Arc::new(recovered.index),
+            journal: recovered.journal,
+            damaged: Arc::default(),
+            options: options.clone(),
+            disk,
+            layout,
+            metrics,
+            accepted,
+            next_id: standing.next_id.max(1),
+            now: standing.time,
+            written: standing.time,
+            before_facts: standing,
+            dirty_since: None,
+            doomed: Vec::new(),
+            cut: (Position::default(), Instant::now()),
+            journaled: 0,
+            compaction: None,
+            retiring: VecDeque::new(),
+            has_reserve: false,
+            reported: None,
+            checkpointer: None,
+            _lock: recovered.lock,
+        };
+        core.make_reserve();
+        core.report();
+        Ok((core, recovered.is_new))
+    }
+
+    /// Does what was asked, all of it with at most one fsync. Answers whether the core was closed.
+    pub(super) fn work(&mut self, requests: Vec<Request>) -> bool {
+        let (mut facts, mut accepts, mut flushes, mut closing) = (Vec::new(), Vec::new(), Vec::new(), false);
+        for Request { time, work } in requests {
+            if time.tick > self.now.tick {
+                self.now = time;
+            }
+            match work {
+                Work::Accept(incoming) => accepts.push(*incoming),
+                Work::Flush(reply) => flushes.push(reply),
+                Work::Close(reply) => {
+                    closing = true;
+                    flushes.push(reply);
+                }
+                fact => facts.push(fact),
+            }
+        }
+        self.record(facts, closing);
+        if !accepts.is_empty() {
+            self.accept(accepts);
+        } else if !flushes.is_empty() {
+            self.sync_facts();
+        }
+        for reply in flushes {
+            // Whoever asked may have gone away.
+            let _ = reply.send(());
+        }
+        closing
+    }
+
+    /// What is due without being asked: the fsync of facts, checkpoints, compaction. `idle` if nobody waits. Answers
+    /// whether there is more to do at once.
+    pub(super) fn turn(&mut self, idle: bool) -> bool {
+        if self.dirty_since.is_some_and(|since| since.elapsed() >= self.options.commit_interval) {
+            self.sync_facts();
+        }
+        if self.index.is_damaged() && !self.status.is_failed() {
+            self.give_up(io::Error::new(io::ErrorKind::InvalidData, "the index is damaged"));
+        }
+        if self.journal.is_dirty() || self.status.is_failed() {
+            return false;
+        }
+        if self.is_checkpoint_due() {
+            self.cut_checkpoint();
+        }
+        self.retire();
+        let more = idle && self.compact();
+        if self.reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
+            self.report();
+        }
+        more
+    }
+
+    /// How long the core can be left alone.
+    pub(super) fn patience(&self) -> Duration {
+        match self.dirty_since {
+            Some(since) => self.options.commit_interval.saturating_sub(since.elapsed()),
+            None => Duration::from_millis(250),
+        }
+    }
+
+    /// Whether changes pile up faster than checkpoints take them away.
+    pub(super) fn is_behind(&self) -> bool {
+        let (changes, writing) = self.index.changes();
+        writing && changes >= self.options.checkpoint_rows.saturating_mul(4)
+    }
+
+    /// Writes and applies facts.
+    fn record(&mut self, facts: Vec<Work>, closing: bool) {
+        let count = facts.len() as u64;
+        let (mark, commit, before) = (self.journal.mark(), self.journal.commit(), self.index.saved().standing);
+        if !self.journal.owes_facts() {
+            self.before_facts = before;
+        }
+        let mut out = Vec::new();
+        let mut effects = Effects::default();
+        let index = Arc::clone(&self.index);
+        let mut writing = index.write();
+        let mut applied = Ok(());
+        for fact in facts {
+            let frame = |out: &mut Vec<u8>, kind, write: &dyn Fn(&mut Vec<u8>)| {
+                record::frame(out, mark, commit, kind, 0, write);
+            };
+            applied = applied.and(apply_fact(fact, &mut writing, &mut out, &mut effects, frame));
+        }
+        self.mark_time(&mut out, &mut writing, closing);
+        if !out.is_empty() && !self.status.is_failed() {
+            let written = self.journal.append_facts(&out, &before);
+            self.journaled += out.len() as u64;
+            self.dirty_since = self.dirty_since.or_else(|| Some(Instant::now()));
+            if let Err(error) = written {
+                // What was applied stays applied: the mail has been relayed, whatever the disk says.
+                self.salvage(&error);
+            }
+        }
+        writing.tell(&mut effects);
+        drop(writing);
+        self.doomed.append(&mut effects.doomed);
+        self.status.applied(count);
+        if let Err(error) = self.index.noting(applied) {
+            self.give_up(error);
+        }
+    }
+
+    /// Adds the time to a commit, at most once a second.
+    fn mark_time(&mut self, out: &mut Vec<u8>, writing: &mut Writing<'_>, always: bool) {
+        let now = self.now;
+        if now.tick.since(self.written.tick) < Duration::from_secs(1) && !always {
+            return;
+        }
+        self.written = now;
+        writing.layers.saved.standing.time = now;
+        record::frame(out, self.journal.mark(), self.journal.commit(), Kind::Time, 0, |out| now.put(out));
+    }
+
+    /// Writes submissions, syncs, applies them, answers.
+    fn accept(&mut self, accepts: Vec<Incoming>) {
+        if let Some(refusal) = self.refusal() {
+            for incoming in accepts {
+                self.answer(incoming.reply, Err(refusal()));
+            }
+            return self.sync_facts();
+        }
+        let mut out = Vec::with_capacity(64 << 10);
+        let mut fresh = HashMap::new();
+        let mut adopted = false;
+        let mut written = Vec::with_capacity(accepts.len());
+        for incoming in accepts {
+            match self.write(incoming, &mut out, &mut fresh, &mut adopted) {
+                Ok(submission) => written.push(submission),
+                Err((incoming, error)) => self.answer(incoming.reply, Err(AcceptError::Io(Arc::new(error)))),
+            }
+        }
+        let standing = self.index.saved().standing;
+        let synced = if adopted { self.disk.sync_directory(&self.layout.content) } else { Ok(()) };
+        let synced = synced.and_then(|()| self.journal.append(&out, &standing));
+        let synced = synced.and_then(|at| self.sync().map(|()| at));
+        self.journaled += out.len() as u64;
+        match synced {
+            Ok(at) => self.publish(written, at),
+            Err(error) => self.refuse(written, error),
+        }
+    }
+
+    /// Why nothing is accepted just now.
+    fn refusal(&self) -> Option<Box<dyn Fn() -> AcceptError>> {
+        if let Some(error) = self.status.failure() {
+            return Some(Box::new(move || AcceptError::Io(Arc::clone(&error))));
+        }
+        let room = self.status.has_room(&*self.disk, &self.layout.root, self.options.reserve_bytes);
+        if room { None } else { Some(Box::new(|| AcceptError::Full)) }
+    }
+
+    /// Frames the records of one submission, adopting its file if it has one.
+    fn write(
+        &mut self,
+        incoming: Incoming,
+        out: &mut Vec<u8>,
+        fresh: &mut HashMap<ContentHash, Option<u64>>,
+        adopted: &mut bool,
+    ) -> Result<Written, (Incoming, io::Error)> {
+        let (mark, commit) = (self.journal.mark(), self.journal.commit());
+        let stored = match self.store(&incoming.submission.content, out, fresh) {
+            Ok(stored) => stored,
+            Err(error) => return Err((incoming, error)),
+        };
+        *adopted |= stored.adopted;
+        let batch = batch_of(&incoming, QueueId(self.next_id));
+        self.next_id += 1;
+        let (submission, file) = (&incoming.submission, stored.file);
+        let offset = out.len() as u64;
+        let length = record::frame(out, mark, commit, Kind::Accept, batch.id.0, |out| {
+            record::put_accept(out, &batch, &submission.recipients, &submission.pays, file);
+        });
+        let accept = Place { at: Position { segment: 0, offset }, length };
+        Ok(Written { batch: self.index.share(batch), content: stored.record, accept, file, incoming })
+    }
+
+    /// Makes sure that the content is in the spool once `out` is.
+    fn store(
+        &self,
+        content: &NewContent,
+        out: &mut Vec<u8>,
+        fresh: &mut HashMap<ContentHash, Option<u64>>,
+    ) -> io::Result<StoredContent> {
+        let hash = content.hash;
+        let known = |file| Ok(StoredContent { record: None, file, adopted: false });
+        if let Some(&file) = fresh.get(&hash) {
+            return known(file);
+        }
+        if !self.damaged.contains(hash) {
+            match self.index.held(hash)?.map(|held| held.stored) {
+                Some(Stored::Journal(_)) => return known(None),
+                Some(Stored::File(length)) => return known(Some(length)),
+                Some(Stored::Lost) | None => {}
+            }
+        }
+        self.metrics.contents.with_label_values(&["no"]).inc();
+        match &content.body {
+            NewBody::Inline(bytes) => {
+                let offset = out.len() as u64;
+                let id = u64::from_be_bytes(*hash.0.first_chunk().expect("a hash has 32 octets"));
+                let length = record::frame(out, self.journal.mark(), self.journal.commit(), Kind::Content, id, |out| {
+                    hash.put(out);
+                    out.extend_from_slice(bytes);
+                });
+                fresh.insert(hash, None);
+                let record = Some(Place { at: Position { segment: 0, offset }, length });
+                Ok(StoredContent { record, file: None, adopted: false })
+            }
+            NewBody::File(file) => {
+                self.disk.rename(&file.path, &self.layout.content_file(hash))?;
+                fresh.insert(hash, Some(file.length));
+                Ok(StoredContent { record: None, file: Some(file.length), adopted: true })
+            }
+        }
+    }
+
+    /// The commit is durable: makes its batches visible and answers.
+    fn publish(&mut self, written: Vec<Written>, at: Position) {
+        let index = Arc::clone(&self.index);
+        let mut writing = index.write();
+        let mut effects = Effects::default();
+        let mut answers = Vec::with_capacity(written.len());
+        let mut applied = Ok(());
+        for submission in written {
+            let result = self.publish_one(submission, at, &mut writing, &mut effects);
+            match result {
+                Ok(answer) => answers.push(answer),
+                Err(error) => applied = Err(error),
+            }
+        }
+        writing.tell(&mut effects);
+        drop(writing);
+        self.doomed.append(&mut effects.doomed);
+        for (reply, id, event) in answers {
+            if let Some((permit, accepted)) = event {
+                permit.send(accepted);
+            }
+            self.answer(reply, Ok(id));
+        }
+        if let Err(error) = self.index.noting(applied) {
+            self.give_up(error);
+        }
+    }
+
+    fn publish_one(
+        &self,
+        written: Written,
+        at: Position,
+        writing: &mut Writing<'_>,
+        effects: &mut Effects,
+    ) -> io::Result<Answer> {
+        let Written { incoming: Incoming { submission, reply, .. }, batch, content, accept, file } = written;
+        let moved = |place: Place| Place { at: at.plus(place.at.offset), length: place.length };
+        let hash = submission.content.hash;
+        if let Some(place) = content {
+            writing.layers.content(hash, moved(place))?;
+        }
+        self.damaged.remove(hash);
+        writing.layers.accept(&batch, &submission.recipients, &submission.pays, file, moved(accept), effects)?;
+        let id = batch.id;
+        let Ok(permit) = self.accepted.clone().try_reserve_owned() else {
+            self.status.miss();
+            self.metrics.missed.inc();
+            for (_, destination) in &submission.recipients {
+                effects.waiting.push((super::codec::bytes_of(destination), batch.accepted));
+            }
+            return Ok((reply, id, None));
+        };
+        let accepted = accepted_event(batch, submission);
+        accepted.queued.iter().for_each(|queued| writing.desk.lease(queued.id));
+        Ok((reply, id, Some((permit, accepted))))
+    }
+
+    /// The commit failed: nothing of it will be delivered, and each submission hears so.
+    fn refuse(&mut self, written: Vec<Written>, error: io::Error) {
+        self.salvage(&error);
+        let (full, error) = (is_full(&error), Arc::new(error));
+        for Written { incoming, .. } in written {
+            let answer = if full { AcceptError::Full } else { AcceptError::Io(Arc::clone(&error)) };
+            self.answer(incoming.reply, Err(answer));
+        }
+    }
+
+    fn answer(&self, reply: oneshot::Sender<Result<QueueId, AcceptError>>, answer: Result<QueueId, AcceptError>) {
+        let label = match &answer {
+            Ok(_) => "accepted",
+            Err(AcceptError::Full) => "full",
+            Err(AcceptError::Io(_)) => "failed",
+            Err(AcceptError::Closing) => "closing",
+        };
+        self.metrics.accepts.with_label_values(&[label]).inc();
+        // A client that went away before its answer comes back and sends again; the batch is accepted all the same.
+        let _ = reply.send(answer);
+    }
+
+    /// Makes what is written durable. On success content files that nothing needs are removed.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        if self.journal.is_dirty() {
+            let started = Instant::now();
+            self.journal.sync()?;
+            let took = started.elapsed();
+            self.metrics.fsync.observe(took.as_secs_f64());
+            self.status.synced(took);
+        }
+        self.dirty_since = None;
+        for hash in std::mem::take(&mut self.doomed) {
+            // What cannot be removed now is removed by the next start.
+            if matches!(self.index.held(hash), Ok(None)) {
+                let _ = self.disk.remove(&self.layout.content_file(hash));
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_facts(&mut self) {
+        if let Err(error) = self.sync() {
+            self.salvage(&error);
+        }
+    }
+
+    /// A write or fsync failed: gives the segment up and writes the facts again.
+    pub(super) fn salvage(&mut self, error: &io::Error) {
+        self.metrics.failures.inc();
+        tracing::error!(%error, "writing the journal failed; going on with a new segment");
+        if is_full(error) {
+            self.status.set_full();
+            self.give_reserve();
+        }
+        self.dirty_since = None;
+        let owes = self.journal.owes_facts();
+        let standing = if owes { self.before_facts } else { self.index.saved().standing };
+        match self.journal.salvage(&standing) {
+            Err(second) if !owes && is_full(&second) => {
+                tracing::error!(error = %second, "no room for a new segment; waiting for space");
+            }
+            Err(second) => self.give_up(second),
+            Ok(()) => {}
+        }
+    }
+
+    /// Nothing can be recorded any more: the process has to stop, because relaying without recording is relaying twice.
+    pub(super) fn give_up(&mut self, error: io::Error) {
+        tracing::error!(%error, "the spool has failed; stop and restart once the disk is well");
+        if self.index.is_damaged() || error.kind() == io::ErrorKind::InvalidData {
+            let _ = self.disk.rename(&self.layout.index(), &self.layout.damaged_index());
+            self.metrics.damage.inc();
+        }
+        self.status.fail(error);
+    }
+
+    fn make_reserve(&mut self) {
+        let length = RESERVE_FILE.min(self.options.reserve_bytes / 2);
+        let free = self.disk.free_space(&self.layout.root).unwrap_or(0);
+        if length > 0 && free > self.options.reserve_bytes + length {
+            self.has_reserve = self.disk.allocate(&self.layout.reserve(), length).is_ok();
+        }
+    }
+
+    fn give_reserve(&mut self) {
+        self.has_reserve = false;
+        let _ = self.disk.remove(&self.layout.reserve());
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        let (changes, writing) = self.index.changes();
+        let aged = changes > 0 && self.cut.1.elapsed() >= CHECKPOINT_AGE;
+        !writing && (changes >= self.options.checkpoint_rows || self.journaled >= CHECKPOINT_BYTES || aged)
+    }
+
+    /// Sets the changes aside; the checkpointer writes them. Only while nothing is written but not synced.
+    pub(super) fn cut_checkpoint(&mut self) -> bool {
+        // redb must not run into a full disk: it could not be read afterwards.
+        let needs = (self.index.changes().0 as u64) * 2048 + (8 << 20);
+        if self.disk.free_space(&self.layout.root).unwrap_or(0) < needs {
+            return false;
+        }
+        let cut = self.index.freeze(self.journal.end());
+        if cut {
+            self.cut = (self.journal.end(), Instant::now());
+            self.journaled = 0;
+            match &self.checkpointer {
+                // It ends only with the process, or by failing, which the status knows.
+                Some(checkpointer) => drop(checkpointer.send(())),
+                None => write_checkpoint(&self.index, &self.status),
+            }
+        }
+        cut
+    }
+
+    /// Leaves everything as the next start likes it best: synced, and with a fresh checkpoint.
+    pub(super) fn finish(&mut self) {
+        self.sync_facts();
+        if !self.status.is_failed() && !self.journal.is_dirty() && self.index.changes().0 > 0 {
+            self.cut_checkpoint();
+        }
+    }
+
+    /// Removes segments that were copied forward and that the index is durably past.
+    fn retire(&mut self) {
+        while let Some(&(segment, needed)) = self.retiring.front() {
+            if self.index.durable() < needed {
+                return;
+            }
+            if let Err(error) = self.journal.remove(segment) {
+                tracing::warn!(%error, segment, "a journal segment could not be removed");
+                return;
+            }
+            self.retiring.pop_front();
+        }
+    }
+
+    /// Shows the state in status and metrics.
+    fn report(&mut self) {
+        self.reported = Some(Instant::now());
+        if !self.has_reserve && !self.status.is_failed() {
+            self.make_reserve();
+        }
+        let (segments, journal_bytes) = self.journal.size();
+        let saved = self.index.saved();
+        let (changes, _) = self.index.changes();
+        let stats = Stats {
+            segments,
+            journal_bytes,
+            live_bytes: saved.live_bytes,
+            delta_rows: changes as u64,
+            leased: self.index.leased() as u64,
+            checkpoints: self.index.checkpoints(),
+            damage: self.metrics.damage.get(),
+            ..Stats::default()
+        };
+        let stats = self.status.report(stats);
+        self.metrics.show(&saved.standing.totals, &stats);
+    }
+}
+
+/// Writes what was set aside. If that fails the index can be trusted no more, and the next start reads it afresh.
+pub(super) fn write_checkpoint(index: &Index, status: &Status) {
+    if let Err(error) = index.checkpoint() {
+        tracing::error!(%error, "a checkpoint of the index failed");
+        status.fail(error);
+    }
+}
+
+/// A reply, what it says, and the event that goes before it.
+type Answer = (oneshot::Sender<Result<QueueId, AcceptError>>, QueueId, Option<(mpsc::OwnedPermit<Accepted>, Accepted)>);
+
+/// How a content was made sure of.
+struct StoredContent {
+    /// Its new record, relative to the commit's records.
+    record: Option<Place>,
+    /// Its length, if it is a file.
+    file: Option<u64>,
+    /// The file was given its name just now.
+    adopted: bool,
+}
+
+fn batch_of(incoming: &Incoming, id: QueueId) -> Batch {
+    let submission = &incoming.submission;
+    let envelope = Envelope {
+        list_host: Arc::clone(&submission.list_host),
+        reverse_path: submission.reverse_path.clone(),
+        params: submission.params.clone(),
+        content: submission.content.hash,
+        content_size: submission.content.size,
+        eight_bit: submission.content.eight_bit,
+        mailing: submission.mailing,
+    };
+    Batch { id, envelope: Arc::new(envelope), trace: submission.trace.clone(), accepted: incoming.at }
+}
+
+fn accepted_event(batch: Batch, submission: Submission) -> Accepted {
+    let batch = Arc::new(batch);
+    let queued = (0..).zip(submission.recipients).map(|(index, (recipient, destination))| Queued {
+        id: RecipientId { batch: batch.id, index },
+        batch: Arc::clone(&batch),
+        recipient: Arc::new(recipient),
+        destination,
+        attempts: 0,
+        due: batch.accepted,
+        delay_reported: false,
+    });
+    Accepted { queued: queued.collect(), batch: Arc::clone(&batch) }
+}
+
+fn apply_fact(
+    fact: Work,
+    writing: &mut Writing<'_>,
+    out: &mut Vec<u8>,
+    effects: &mut Effects,
+    frame: impl Fn(&mut Vec<u8>, Kind, &dyn Fn(&mut Vec<u8>)),
+) -> io::Result<()> {
+    match fact {
+        Work::Settle(Settlement { at, mut fates }) => {
+            while !fates.is_empty() {
+                let rest = fates.split_off(fates.len().min(FATES));
+                let outcome = writing.layers.settle(Settlement { at, fates }, effects)?;
+                if !outcome.fates.is_empty() {
+                    frame(out, Kind::Outcome, &|out| outcome.put(out));
+                }
+                fates = rest;
+            }
+        }
+        Work::Forgive(debts) => {
+            let mut forgiven = Vec::new();
+            for (id, kind) in debts {
+                if writing.layers.forgive(id, kind, effects)? {
+                    forgiven.push((id, kind));
+                }
+            }
+            if !forgiven.is_empty() {
+                let record = Forgive { debts: forgiven };
+                frame(out, Kind::Forgive, &|out| record.put(out));
+            }
+        }
+        Work::Release(ids) => {
+            // What was settled before is no longer handed out, and must not be noted as waiting once more.
+            writing.tell(effects);
+            writing.release(&ids)?;
+        }
+        Work::Accept(_) | Work::Flush(_) | Work::Close(_) => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! What the core tells those outside its thread.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::api::Stats;
+use super::disk::Disk;
+
+/// How long the answer to "is there room" holds.
+const ROOM_HOLDS: Duration = Duration::from_millis(100);
+
+/// Shared between the core and the handles.
+#[derive(Debug)]
+pub(super) struct Status {
+    failure: watch::Sender<Option<Arc<io::Error>>>,
+    applied: watch::Sender<u64>,
+    missed: AtomicBool,
+    room: Mutex<Option<(Instant, bool)>>,
+    stats: Mutex<Stats>,
+}
+
+impl Status {
+    pub(super) fn new(damage: u64) -> Status {
+        Status {
+            failure: watch::Sender::new(None),
+            applied: watch::Sender::new(0),
+            missed: AtomicBool::new(false),
+            room: Mutex::new(None),
+            stats: Mutex::new(Stats { damage, ..Stats::default() }),
+        }
+    }
+
+    /// Nothing can be recorded any more.
+    pub(super) fn fail(&self, error: io::Error) {
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert_with(|| Arc::new(error));
+            first
+        });
+    }
+
+    pub(super) fn is_failed(&self) -> bool {
+        self.failure.borrow().is_some()
+    }
+
+    pub(super) fn failure(&self) -> Option<Arc<io::Error>> {
+        self.failure.borrow().clone()
+    }
+
+    pub(super) fn watch_failure(&self) -> watch::Receiver<Option<Arc<io::Error>>> {
+        self.failure.subscribe()
+    }
+
+    /// So many more facts are visible.
+    pub(super) fn applied(&self, count: u64) {
+        if count > 0 {
+            self.applied.send_modify(|applied| *applied += count);
+        }
+    }
+
+    pub(super) fn watch_applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// A batch was not handed out.
+    pub(super) fn miss(&self) {
+        self.missed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn take_missed(&self) -> bool {
+        self.missed.swap(false, Ordering::AcqRel)
+    }
+
+    fn room(&self) -> MutexGuard<'_, Option<(Instant, bool)>> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether more than `reserve` octets are free. Asks the disk every 100 ms at most.
+    pub(super) fn has_room(&self, disk: &dyn Disk, path: &Path, reserve: u64) -> bool {
+        let mut room = self.room();
+        match *room {
+            Some((at, answer)) if at.elapsed() < ROOM_HOLDS => answer,
+            _ => {
+                // A disk that does not say is written to, and says so then.
+                let answer = disk.free_space(path).map_or(true, |free| free >= reserve);
+                *room = Some((Instant::now(), answer));
+                answer
+            }
+        }
+    }
+
+    /// A write said that the disk is full.
+    pub(super) fn set_full(&self) {
+        *self.room() = Some((Instant::now(), false));
+    }
+
+    fn stats_mut(&self) -> MutexGuard<'_, Stats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A commit is durable.
+    pub(super) fn synced(&self, took: Duration) {
+        let mut stats = self.stats_mut();
+        stats.commits += 1;
+        stats.last_fsync = took;
+    }
+
+    /// Shows the state; answers it with what only this side counts.
+    pub(super) fn report(&self, stats: Stats) -> Stats {
+        let mut known = self.stats_mut();
+        *known = Stats { commits: known.commits, last_fsync: known.last_fsync, ..stats };
+        *known
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        *self.stats_mut()
+    }
+}
