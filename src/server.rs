@@ -187,7 +187,7 @@ impl Server {
         let (drained, finished) = oneshot::channel();
         // Attempts stop being started at once; those under way and the open sessions finish side by side.
         let _ = self.control.send(Control::Drain(drained)).await;
-        let _ = tokio::join!(self.ingress.drain(deadline), tokio::time::timeout_at(deadline, finished));
+        let _ = tokio::join!(self.ingress.drain(DRAIN_DEADLINE), tokio::time::timeout_at(deadline, finished));
         self.payer.abort();
         self.engine.abort();
         self.delivery.close(tokio::time::Instant::now() + Duration::from_secs(2)).await;
