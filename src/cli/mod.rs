@@ -78,7 +78,7 @@ enum Failure {
     #[error("{0}")]
     Config(#[from] ConfigError),
     /// Exit code 1.
-    #[error("{0:#}")]
+    #[error("{}", chain(.0))]
     Job(#[from] anyhow::Error),
 }
 
@@ -89,6 +89,18 @@ impl Failure {
             Failure::Job(_) => 1,
         })
     }
+}
+
+/// An error with its causes, each said once: many already repeat their cause in their own words.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// Reads the command line and does what it says. A wrong command line ends the process with 2.
@@ -132,6 +144,15 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn a_failure_says_each_of_its_causes_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the spool cannot be read: {0}")]
+        struct Unreadable(#[source] std::io::Error);
+        let error = anyhow::Error::from(Unreadable(std::io::ErrorKind::NotFound.into())).context("var/spool");
+        assert_eq!(Failure::from(error).to_string(), "var/spool: the spool cannot be read: entity not found");
     }
 
     #[test]

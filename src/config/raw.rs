@@ -349,8 +349,8 @@ pub struct Bounce {
     pub delay_after: Span,
     /// How long a report is retried whose list host cannot be reached. Default: 14d.
     pub expire_after: Span,
-    /// Mailbox at a list host that gets what could not be reported until then. Default: none; it is dropped, counted
-    /// and logged.
+    /// Mailbox at a list host that gets what could not be reported until then, and mail to `<postmaster>`. Default: none;
+    /// the one is dropped, counted and logged, the other gets 550.
     pub postmaster: Option<String>,
     /// Most octets of the original message that a RET=FULL report returns. Default: 64KiB.
     pub return_bytes: Size,
