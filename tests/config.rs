@@ -147,7 +147,7 @@ fn a_wrong_configuration_is_refused_with_exit_code_2_and_all_that_is_wrong() {
     let file = directory.path().join("posthaste.toml");
     std::fs::write(&file, "[delivery]\nexpire_afer = \"5d\"\n[spool]\npath = 7\n").expect("written");
     let file = file.display().to_string();
-    for verb in [&["check"][..], &["config", "show"], &["serve"], &["spool", "fsck"]] {
+    for verb in [&["check"][..], &["config", "show"], &["serve"], &["spool", "fsck"], &["spool", "dump"]] {
         let output = posthaste(&[verb, &["--config", &file]].concat());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{said}");

@@ -1,13 +1,15 @@
 //! `posthaste spool`: looks at a spool that no relay is using.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::io::{BufWriter, ErrorKind};
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 
 use super::{Failure, print};
 use crate::config::Config;
-use crate::spool::{FsckReport, dump, fsck};
+use crate::spool::{FsckError, FsckReport, dump, fsck};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -50,16 +52,21 @@ impl Place {
 pub(super) fn run(verb: &Verb) -> Result<(), Failure> {
     match verb {
         Verb::Fsck { place, json } => check(place, *json),
-        Verb::Dump { place } => {
-            let out = std::io::BufWriter::new(std::io::stdout().lock());
-            dump(&place.directory()?, out).map_err(anyhow::Error::from)?;
-            Ok(())
-        }
+        Verb::Dump { place } => print_all(&place.directory()?),
+    }
+}
+
+fn print_all(path: &Path) -> Result<(), Failure> {
+    match dump(path, BufWriter::new(std::io::stdout().lock())) {
+        // A reader that has seen enough (`| head`) is no failure.
+        Err(FsckError::Io(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        dumped => Ok(dumped.with_context(|| path.display().to_string())?),
     }
 }
 
 fn check(place: &Place, json: bool) -> Result<(), Failure> {
-    let report = fsck(&place.directory()?).map_err(anyhow::Error::from)?;
+    let path = place.directory()?;
+    let report = fsck(&path).with_context(|| path.display().to_string())?;
     let text = if json { as_json(&report)? } else { as_text(&report) };
     print(&text)?;
     match report.damage.len() {
