@@ -169,11 +169,13 @@ pub(super) fn at_rcpt(reply: Reply, accepted_before: bool, remote: &str) -> Opti
 /// "Too many recipients" as a temporary status, because 552 is one here.
 const FEWER: Enhanced = Enhanced::new(4, 5, 3);
 
-/// Whether dispatch should slow down or suspend for this reason. A `4.7.x` counts only where nobody was accepted, else every
-/// greylisted recipient would throttle its site.
+/// Whether dispatch should slow down or suspend for this reason. A `4.7.x` counts only where nobody was accepted; and not
+/// as `4.7.0` or `4.7.1` at RCPT, which is what greylisting says (RFC 6647): with VERP, where every copy is a transaction
+/// of its own, each first contact would hold the site.
 pub(super) fn is_trouble(reason: &Reason, anybody_accepted: bool) -> bool {
     let asked_to_wait = (reason.status.class, reason.status.subject) == (4, 7);
-    matches!(reason.scope, Scope::Site | Scope::Session) || (asked_to_wait && !anybody_accepted)
+    let greylisted = asked_to_wait && reason.phase == Phase::Rcpt && reason.status.detail <= 1;
+    matches!(reason.scope, Scope::Site | Scope::Session) || (asked_to_wait && !greylisted && !anybody_accepted)
 }
 
 #[cfg(test)]
@@ -287,9 +289,11 @@ mod tests {
     }
 
     #[test]
-    fn greylisting_of_one_is_no_trouble_but_refusing_all_is() {
-        let reason = refused(Phase::Rcpt, said("450 4.7.1 greylisted"), REMOTE);
-        assert!(!is_trouble(&reason, true) && is_trouble(&reason, false));
+    fn greylisting_is_no_trouble_but_refusing_all_for_our_rate_is() {
+        let greylisted = refused(Phase::Rcpt, said("450 4.7.1 greylisted"), REMOTE);
+        assert!(!is_trouble(&greylisted, true) && !is_trouble(&greylisted, false));
+        let limited = refused(Phase::Rcpt, said("451 4.7.650 temporarily rate limited"), REMOTE);
+        assert!(!is_trouble(&limited, true) && is_trouble(&limited, false));
         assert!(!is_trouble(&refused(Phase::Rcpt, said("450 4.2.1 busy"), REMOTE), false));
         assert!(is_trouble(&refused(Phase::Rcpt, said("421 4.7.0 bye"), REMOTE), true));
         assert!(is_trouble(&broken(Phase::Connect, &Fault::Timeout, REMOTE), false));
