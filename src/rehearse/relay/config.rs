@@ -173,6 +173,17 @@ mod tests {
     }
 
     #[test]
+    fn the_relay_understands_what_it_is_told() {
+        let workspace = super::super::Workspace::new(None).expect("made");
+        std::fs::write(workspace.path().join("providers.toml"), WITHOUT_RATES).expect("written");
+        for without_rates in [false, true] {
+            let text = compose(&Setting { without_rates, ..setting() }, None).expect("composed");
+            let read = crate::config::Config::parse("posthaste.toml", &text, workspace.path());
+            assert!(read.is_ok(), "{}\n{text}", read.err().map(|error| error.to_string()).unwrap_or_default());
+        }
+    }
+
+    #[test]
     fn what_is_no_toml_is_refused() {
         assert!(compose(&setting(), Some(("[spool", Path::new("/")))).is_err());
     }
