@@ -12,7 +12,7 @@ use super::internet::{Internet, Totals};
 use super::list_host::{self, Bounces, ListHost, Mailing};
 use super::options::Options;
 use super::progress::{Progress, Standing};
-use super::relay::{self, Program, Relay, Setting, WITHOUT_RATES, Workspace};
+use super::relay::{self, Program, Queue, Relay, Setting, WITHOUT_RATES, Workspace};
 use super::report::{BrokenLimit, HandOver, Report, Site, in_seconds};
 use super::world::{self, Dice, EXPIRE_AFTER, Groups, World};
 
@@ -181,18 +181,32 @@ impl Rehearsal {
             self.known = (known, Instant::now());
         }
         if known < self.list_host.counts().accepted {
-            return self.known.1.elapsed() > NOTHING_MORE && self.queued().await == Some(0);
+            return self.known.1.elapsed() > NOTHING_MORE && self.queue().await.is_some_and(|queue| queue.is_empty());
         }
         let settled = *self.settled.get_or_insert_with(Instant::now);
         // A queue that is not empty although nobody is waited for would make duplicates; so it gets its time.
-        let queued = self.queued().await;
-        queued.is_none_or(|queued| queued == 0) || settled.elapsed() > QUEUE_LAG_MAX
+        self.queue().await.is_none_or(|queue| queue.is_empty()) || settled.elapsed() > QUEUE_LAG_MAX
     }
 
-    async fn queued(&self) -> Option<u64> {
+    async fn queue(&self) -> Option<Queue> {
         match &self.relay {
-            Some(relay) => relay.queued().await,
+            Some(relay) => relay.queue().await,
             None => None,
+        }
+    }
+
+    /// What is left at the deadline. Mail is still moving then, between the receivers' count and the relay's, so the
+    /// two are compared until they meet, or for a while.
+    async fn pending(&self) -> u64 {
+        let until = Instant::now() + QUEUE_LAG_MAX;
+        loop {
+            let bounced = self.bounces.bounced();
+            let pending = self.queue().await.map_or(0, |queue| queue.pending(bounced));
+            let known = self.internet.totals().delivered + self.bounces.bounced();
+            if known + pending == self.list_host.counts().accepted || Instant::now() >= until {
+                return pending;
+            }
+            sleep(TICK).await;
         }
     }
 
@@ -219,7 +233,7 @@ impl Rehearsal {
     /// Ends the relay and counts.
     async fn reckon(mut self) -> anyhow::Result<Report> {
         let now = Instant::now();
-        let queued = if self.deadline_reached { self.queued().await.unwrap_or(0) } else { 0 };
+        let queued = if self.deadline_reached { self.pending().await } else { 0 };
         let mut relay = self.relay.take().context("no relay at the end")?;
         let peaks = relay.peaks();
         let (relay_exit, relay_ended_well) = match relay.terminate(RELAY_PATIENCE).await {
