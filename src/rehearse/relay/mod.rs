@@ -19,8 +19,8 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-pub(super) use config::WITHOUT_RATES;
 pub use config::{Setting, compose};
+pub(super) use config::{TIME_LAPSE, providers};
 pub use workspace::Workspace;
 
 /// How often memory and file descriptors are looked at.
