@@ -36,10 +36,8 @@ pub struct Options {
     pub fd_limit: Option<u64>,
     /// Longest time from the first MAIL to the end; what is left then counts as queued.
     pub deadline: Duration,
-    /// How often the relay is killed (`kill -9`) and started again, at random moments.
+    /// How often the relay is killed (`kill -9`) and started again, at random shares of the work.
     pub kills: u32,
-    /// Mean time between kills.
-    pub kill_every: Duration,
     /// How long the relay may hold mail; default: 15 s, so that what cannot be delivered bounces soon.
     pub expire_after: Option<Duration>,
     /// Directory below which configuration, spool and log are made; default: the system's for temporary files.
@@ -80,7 +78,6 @@ impl Default for Options {
             fd_limit: None,
             deadline: Duration::from_secs(180),
             kills: 0,
-            kill_every: Duration::from_secs(1),
             expire_after: None,
             directory: None,
             keep: false,

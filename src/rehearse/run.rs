@@ -12,7 +12,7 @@ use super::internet::{Internet, Totals};
 use super::list_host::{self, Bounces, ListHost, Mailing};
 use super::options::Options;
 use super::progress::{Progress, Standing};
-use super::relay::{self, Program, Relay, Setting, WITHOUT_RATES, Workspace};
+use super::relay::{self, Program, Queue, Relay, Setting, Workspace};
 use super::report::{BrokenLimit, HandOver, Report, Site, in_seconds};
 use super::world::{self, Dice, EXPIRE_AFTER, Groups, World};
 
@@ -68,30 +68,29 @@ struct Rehearsal {
     deadline_reached: bool,
 }
 
-/// When the relay is killed next.
+/// When the relay is killed: at random shares of the work, so that every kill finds some.
 struct Kills {
-    left: u32,
+    /// Shares from 0 to 1, the last first.
+    at: Vec<f64>,
     done: u32,
-    dice: Dice,
-    every: Duration,
-    next: Instant,
 }
 
 impl Kills {
-    fn new(options: &Options) -> Kills {
-        let (every, dice) = (options.kill_every, Dice::new(options.seed ^ 0x6b69_6c6c));
-        let mut kills = Kills { left: options.kills, done: 0, dice, every, next: Instant::now() };
-        kills.plan();
-        kills
+    fn new(count: u32, seed: u64) -> Kills {
+        let mut dice = Dice::new(seed ^ 0x6b69_6c6c);
+        let mut at: Vec<f64> = (0..count).map(|_| dice.share()).collect();
+        at.sort_by(|a, b| b.total_cmp(a));
+        Kills { at, done: 0 }
     }
 
-    /// Some time between nothing and twice the mean.
-    fn plan(&mut self) {
-        self.next = Instant::now() + self.every.mul_f64(2.0 * self.dice.share());
-    }
-
-    fn is_due(&self) -> bool {
-        self.left > 0 && Instant::now() >= self.next
+    /// Whether it is time for the next one; that is then done with.
+    fn strike(&mut self, share: f64) -> bool {
+        let strikes = self.at.last().is_some_and(|at| *at <= share);
+        if strikes {
+            self.at.pop();
+            self.done += 1;
+        }
+        strikes
     }
 }
 
@@ -113,7 +112,7 @@ impl Rehearsal {
         let relay = Relay::start(program).await?;
         let list_host = make_list_host(&options, listen, &mailing, &internet);
         let progress = Progress::new(options.progress, mailing.recipients.len().into());
-        let kills = Kills::new(&options);
+        let kills = Kills::new(options.kills, options.seed);
         let sending = tokio::spawn(Arc::clone(&list_host).send());
         Ok(Rehearsal {
             options,
@@ -151,7 +150,7 @@ impl Rehearsal {
                 return Ok(());
             }
             self.notice_death()?;
-            if self.kills.is_due() && self.settled.is_none() {
+            if self.settled.is_none() && self.kills.strike(self.share_done()) {
                 self.kill().await?;
             }
             sleep(TICK).await;
@@ -173,26 +172,40 @@ impl Rehearsal {
     }
 
     async fn is_over(&mut self) -> bool {
-        if !self.sending.is_finished() {
-            return false;
-        }
         let known = self.internet.totals().delivered + self.bounces.bounced();
         if known != self.known.0 {
             self.known = (known, Instant::now());
         }
+        if !self.sending.is_finished() {
+            return false;
+        }
         if known < self.list_host.counts().accepted {
-            return self.known.1.elapsed() > NOTHING_MORE && self.queued().await == Some(0);
+            return self.known.1.elapsed() > NOTHING_MORE && self.queue().await.is_some_and(|queue| queue.is_empty());
         }
         let settled = *self.settled.get_or_insert_with(Instant::now);
         // A queue that is not empty although nobody is waited for would make duplicates; so it gets its time.
-        let queued = self.queued().await;
-        queued.is_none_or(|queued| queued == 0) || settled.elapsed() > QUEUE_LAG_MAX
+        self.queue().await.is_none_or(|queue| queue.is_empty()) || settled.elapsed() > QUEUE_LAG_MAX
     }
 
-    async fn queued(&self) -> Option<u64> {
+    async fn queue(&self) -> Option<Queue> {
         match &self.relay {
-            Some(relay) => relay.queued().await,
+            Some(relay) => relay.queue().await,
             None => None,
+        }
+    }
+
+    /// What is left at the deadline. Mail is still moving then, between the receivers' count and the relay's, so the
+    /// two are compared until they meet, or for a while.
+    async fn pending(&self) -> u64 {
+        let until = Instant::now() + QUEUE_LAG_MAX;
+        loop {
+            let bounced = self.bounces.bounced();
+            let pending = self.queue().await.map_or(0, |queue| queue.pending(bounced));
+            let known = self.internet.totals().delivered + self.bounces.bounced();
+            if known + pending == self.list_host.counts().accepted || Instant::now() >= until {
+                return pending;
+            }
+            sleep(TICK).await;
         }
     }
 
@@ -204,22 +217,25 @@ impl Rehearsal {
         Ok(())
     }
 
+    /// How much of the work is done: handing over is one half, delivering and bouncing the other.
+    fn share_done(&self) -> f64 {
+        let done = self.list_host.counts().accepted + self.known.0;
+        done as f64 / (2.0 * f64::from(self.mailing.recipients.len()))
+    }
+
     async fn kill(&mut self) -> anyhow::Result<()> {
         let Some(mut relay) = self.relay.take() else { return Ok(()) };
         self.internet.relay_killed();
         relay.kill9().await?;
-        self.kills.left -= 1;
-        self.kills.done += 1;
-        self.progress.say(&format!("relay killed ({} to come)", self.kills.left));
+        self.progress.say(&format!("relay killed ({} to come)", self.kills.at.len()));
         self.relay = Some(relay.restart().await.context("the relay does not start after a kill")?);
-        self.kills.plan();
         Ok(())
     }
 
     /// Ends the relay and counts.
     async fn reckon(mut self) -> anyhow::Result<Report> {
         let now = Instant::now();
-        let queued = if self.deadline_reached { self.queued().await.unwrap_or(0) } else { 0 };
+        let queued = if self.deadline_reached { self.pending().await } else { 0 };
         let mut relay = self.relay.take().context("no relay at the end")?;
         let peaks = relay.peaks();
         let (relay_exit, relay_ended_well) = match relay.terminate(RELAY_PATIENCE).await {
@@ -376,7 +392,6 @@ fn prepare(
         bounces: internet.address_of(world::LIST_EXCHANGER).context("the list host takes no bounces")?,
         list_domain: world::LIST_DOMAIN.to_owned(),
         expire_after: options.expire_after.unwrap_or(EXPIRE_AFTER),
-        without_rates: options.scenario.is_fast(),
     };
     let own = options.config.as_ref().map(|path| read(path).map(|text| (text, path))).transpose()?;
     let directory = |path: &Path| std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_path_buf));
@@ -384,7 +399,7 @@ fn prepare(
     let text = relay::compose(&setting, own.as_ref().map(|(text, directory)| (text.as_str(), directory.as_path())))?;
     let config = workspace.path().join("posthaste.toml");
     std::fs::write(&config, text)?;
-    std::fs::write(workspace.path().join("providers.toml"), WITHOUT_RATES)?;
+    std::fs::write(workspace.path().join("providers.toml"), relay::providers(options.scenario.is_fast()))?;
     let program = Program {
         path: options.relay.clone().map_or_else(std::env::current_exe, Ok)?,
         config,
@@ -394,4 +409,17 @@ fn prepare(
         patience: RELAY_PATIENCE,
     };
     Ok((setting.listen, program))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_strike_in_order_and_each_once() {
+        let mut kills = Kills::new(5, 1);
+        let strikes = (0..=100).filter(|percent| kills.strike(f64::from(*percent) / 100.0)).count();
+        assert_eq!((strikes, kills.done), (5, 5));
+        assert!(!kills.strike(1.0));
+    }
 }

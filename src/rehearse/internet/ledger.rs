@@ -16,9 +16,9 @@ use tokio::time::Instant;
 const BUCKET: Duration = Duration::from_millis(10);
 /// Buckets of the timeline: an hour. What comes later counts in the last.
 const BUCKETS_MAX: usize = 360_000;
-/// How long before a kill a delivery may have happened and its outcome still not be on the relay's disk. Covers the
-/// simulated round trip of the 250 and the relay's own write.
-const IN_FLIGHT: Duration = Duration::from_secs(1);
+/// How long before a kill a 250 may have left us and the outcome still not be on the relay's disk: the relay's commit
+/// window of 20 ms, and patience with a busy machine.
+const IN_FLIGHT: Duration = Duration::from_millis(250);
 
 /// Octets of a message with its trace taken off, as a number: CRC-32C and length. Not proof against an adversary;
 /// proof against a relay that loses, adds or changes octets.
@@ -129,6 +129,8 @@ pub(super) struct Arrival<'a> {
     pub(super) opened: Instant,
     /// Now.
     pub(super) at: Instant,
+    /// When the 250 leaves.
+    pub(super) answered: Instant,
     /// Whether the client will not hear of it.
     pub(super) reply_lost: bool,
 }
@@ -154,8 +156,8 @@ pub struct Totals {
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    /// When the newest copy came, in milliseconds since the start.
-    at: u32,
+    /// When the newest copy's 250 left, in milliseconds since the start.
+    answered: u32,
     /// When its connection was opened.
     opened: u32,
     count: u8,
@@ -262,10 +264,11 @@ impl Ledger {
     }
 
     fn count(&mut self, recipient: u64, message: u64, arrival: &Arrival<'_>) {
-        let (at, opened) = (self.milliseconds(arrival.at), self.milliseconds(arrival.opened));
+        let (answered, opened) = (self.milliseconds(arrival.answered), self.milliseconds(arrival.opened));
+        let at = self.milliseconds(arrival.at);
         match self.seen.entry(pair(recipient, message)) {
             Entry::Vacant(vacant) => {
-                vacant.insert(Seen { at, opened, count: 1, reply_lost: arrival.reply_lost });
+                vacant.insert(Seen { answered, opened, count: 1, reply_lost: arrival.reply_lost });
                 self.totals.delivered += 1;
                 tick(&mut self.timeline, at);
             }
@@ -273,7 +276,7 @@ impl Ledger {
                 let seen = occupied.get_mut();
                 let excused = seen.reply_lost || self.excused.contains(&recipient);
                 let explained = excused || was_in_flight(*seen, &self.kills);
-                *seen = Seen { at, opened, count: seen.count.saturating_add(1), reply_lost: arrival.reply_lost };
+                *seen = Seen { answered, opened, count: seen.count.saturating_add(1), reply_lost: arrival.reply_lost };
                 *if explained { &mut self.totals.explained } else { &mut self.totals.duplicates } += 1;
             }
         }
@@ -288,7 +291,7 @@ impl Ledger {
 /// when the relay was killed, and the copy came not long before (or after: what lay in the socket).
 fn was_in_flight(seen: Seen, kills: &[u32]) -> bool {
     let before = IN_FLIGHT.as_millis() as u32;
-    kills.iter().any(|kill| seen.opened <= *kill && seen.at.saturating_add(before) >= *kill)
+    kills.iter().any(|kill| seen.opened <= *kill && seen.answered.saturating_add(before) >= *kill)
 }
 
 fn tick(timeline: &mut Vec<u32>, at: u32) {
@@ -318,7 +321,7 @@ mod tests {
         let at = ledger.start + Duration::from_millis(milliseconds);
         let recipients = [recipient_key(mailbox)];
         let opened = ledger.start;
-        ledger.arrive(&Arrival { recipients: &recipients, content, opened, at, reply_lost: false });
+        ledger.arrive(&Arrival { recipients: &recipients, content, opened, at, answered: at, reply_lost: false });
     }
 
     #[test]

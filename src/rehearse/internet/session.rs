@@ -381,8 +381,15 @@ impl Session {
             }
             shared.kept().push(delivered);
         }
-        let arrival =
-            Arrival { recipients: &self.transaction.recipients, content, opened: self.opened, at: now, reply_lost };
+        let answered = now + self.host.policy.rtt;
+        let arrival = Arrival {
+            recipients: &self.transaction.recipients,
+            content,
+            opened: self.opened,
+            at: now,
+            answered,
+            reply_lost,
+        };
         shared.ledger().arrive(&arrival);
     }
 

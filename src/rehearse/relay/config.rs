@@ -2,7 +2,8 @@
 //!
 //! The operator's own file (`--config`) is the base, so that its limits, windows and routes are what is rehearsed. Where
 //! it says nothing, the rehearsal fills in short retries and timeouts, because nobody wants to watch a dead site for five
-//! days. And what would touch the world or the real spool is replaced in any case: spool, listeners, list hosts, name
+//! days; and rates per provider that are as many times higher ([`TIME_LAPSE`]), because mail that waits for its turn must
+//! not expire meanwhile. Who brings provider rules of their own sees these in real time, with a longer lifetime. And what would touch the world or the real spool is replaced in any case: spool, listeners, list hosts, name
 //! servers, port and admin address.
 
 use std::net::SocketAddr;
@@ -29,8 +30,6 @@ pub struct Setting {
     pub list_domain: String,
     /// Lifetime in the queue.
     pub expire_after: Duration,
-    /// Whether the shipped rates are lifted, to see what the relay itself is capable of.
-    pub without_rates: bool,
 }
 
 /// The configuration's text: `own` is the operator's file, if there is one, and lies in the directory `own_directory`.
@@ -46,6 +45,10 @@ pub fn compose(setting: &Setting, own: Option<(&str, &Path)>) -> anyhow::Result<
     let filled: Table = filled(setting).parse().context("the rehearsal's own settings")?;
     if let Some((_, directory)) = own {
         anchor_providers(&mut table, directory);
+    }
+    if table.contains_key("providers") {
+        let patient: Table = PATIENT.parse().context("the rehearsal's own settings")?;
+        overlay(&mut table, patient, false);
     }
     overlay(&mut table, forced, true);
     overlay(&mut table, filled, false);
@@ -96,11 +99,10 @@ fn forced(setting: &Setting) -> String {
 
 fn filled(setting: &Setting) -> String {
     let expire = setting.expire_after.as_millis();
-    let providers = if setting.without_rates { "providers = \"providers.toml\"" } else { "" };
     format!(
         r#"
         hostname = "relay.rehearsal.test"
-        {providers}
+        providers = "providers.toml"
         [dns]
         timeout = "1s"
         [delivery]
@@ -124,13 +126,18 @@ fn filled(setting: &Setting) -> String {
     )
 }
 
-/// A provider file without rates: connections and transactions stay limited as shipped.
-pub(in crate::rehearse) const WITHOUT_RATES: &str = "\
-[default]
-connections = 20
-connection_rate = \"1000000/1s\"
-recipient_rate = \"100000000/1s\"
-";
+/// Real rates need real time.
+const PATIENT: &str = "[delivery]\nexpire_after = \"10m\"\n";
+
+/// How many times faster than in life the rates of a rehearsal are. Its retries are some hundred times faster.
+pub(in crate::rehearse) const TIME_LAPSE: u32 = 20;
+
+/// The provider file of a rehearsal: the shipped rules with faster rates, or as good as none.
+pub(in crate::rehearse) fn providers(without_rates: bool) -> String {
+    let factor = if without_rates { 100_000 } else { TIME_LAPSE };
+    let [connections, recipients] = [100, 6000].map(|shipped| shipped * factor);
+    format!("[default]\nconnection_rate = \"{connections}/1m\"\nrecipient_rate = \"{recipients}/1m\"\n")
+}
 
 #[cfg(test)]
 mod tests {
@@ -146,7 +153,6 @@ mod tests {
             bounces: address(5),
             list_domain: "lists.test".to_owned(),
             expire_after: Duration::from_secs(15),
-            without_rates: false,
         }
     }
 
@@ -159,7 +165,7 @@ mod tests {
         assert_eq!(table["providers"].as_str(), Some("/etc/posthaste/p.toml"));
         assert_eq!(table["delivery"]["retry"].as_array().map(Vec::len), Some(1));
         assert_eq!(table["delivery"]["port"].as_integer(), Some(4));
-        assert_eq!(table["delivery"]["expire_after"].as_str(), Some("15000ms"));
+        assert_eq!(table["delivery"]["expire_after"].as_str(), Some("10m"));
         assert_eq!(table["dispatch"]["attempts"].as_integer(), Some(7));
         assert_eq!(table["spool"]["path"].as_str(), Some("spool"));
         assert_eq!(table["listener"][0]["address"].as_str(), Some("127.0.0.1:1"));
@@ -169,7 +175,18 @@ mod tests {
     fn without_a_file_of_the_operators_the_rehearsal_says_it_all() {
         let table: Table = compose(&setting(), None).expect("composed").parse().expect("TOML");
         assert_eq!(table["dns"]["servers"][0].as_str(), Some("127.0.0.1:3"));
-        assert!(!table.contains_key("providers"));
+        assert_eq!(table["providers"].as_str(), Some("providers.toml"));
+    }
+
+    #[test]
+    fn the_relay_understands_what_it_is_told() {
+        let workspace = super::super::Workspace::new(None).expect("made");
+        let text = compose(&setting(), None).expect("composed");
+        for without_rates in [false, true] {
+            std::fs::write(workspace.path().join("providers.toml"), providers(without_rates)).expect("written");
+            let read = crate::config::Config::parse("posthaste.toml", &text, workspace.path());
+            assert!(read.is_ok(), "{}\n{text}", read.err().map(|error| error.to_string()).unwrap_or_default());
+        }
     }
 
     #[test]

@@ -19,8 +19,8 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-pub(super) use config::WITHOUT_RATES;
 pub use config::{Setting, compose};
+pub(super) use config::{TIME_LAPSE, providers};
 pub use workspace::Workspace;
 
 /// How often memory and file descriptors are looked at.
@@ -36,6 +36,30 @@ const LOG_TAIL: usize = 15;
 /// As the system's.
 pub fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// What the relay still holds, and what it has given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// Recipients that wait or are under way.
+    pub recipients: u64,
+    /// Recipients that failed or expired, reported or not.
+    pub failed: u64,
+    /// Failure reports that are owed or under way.
+    pub reports: u64,
+}
+
+impl Queue {
+    /// Whether nothing more will come.
+    pub fn is_empty(&self) -> bool {
+        self.recipients == 0 && self.reports == 0
+    }
+
+    /// Recipients whose fate the list host, which has heard of `bounced` failures, does not know yet and will.
+    pub fn pending(&self, bounced: u64) -> u64 {
+        let unreported = if self.reports > 0 { self.failed.saturating_sub(bounced) } else { 0 };
+        self.recipients + unreported
+    }
 }
 
 /// The most that the relay used, over all its lives.
@@ -164,10 +188,10 @@ impl Relay {
         self.child.try_wait()
     }
 
-    /// Recipients in the relay's queue, as its metrics say; `None` where they do not or cannot be read.
-    pub async fn queued(&self) -> Option<u64> {
+    /// What the relay still holds, as its metrics say; `None` where they do not or cannot be read.
+    pub async fn queue(&self) -> Option<Queue> {
         let answer = http::get(self.program.admin, "/metrics").await.ok()?;
-        queued_in(&answer.body)
+        queue_in(&answer.body)
     }
 
     /// `kill -9`, and waits for the end. The caller says [`crate::rehearse::internet::Internet::relay_killed`] first.
@@ -231,19 +255,18 @@ async fn sample(samples: Arc<Samples>, pid: u32) {
     }
 }
 
-/// What the relay says is not done yet: queued recipients, queued reports, and reports that are owed.
-fn queued_in(metrics: &str) -> Option<u64> {
-    const SERIES: [&str; 3] = [
-        "posthaste_spool_recipients{fate=\"queued\"}",
-        "posthaste_spool_recipients{fate=\"dsn_queued\"}",
-        "posthaste_spool_owed",
-    ];
-    let value = |line: &str| {
-        let (series, value) = line.rsplit_once(' ')?;
-        if SERIES.contains(&series) { value.parse::<u64>().ok() } else { None }
+/// The queue in the text of `/metrics`.
+fn queue_in(metrics: &str) -> Option<Queue> {
+    let value = |series: &str| {
+        let of = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.trim().parse::<u64>().ok();
+        metrics.lines().find_map(of)
     };
-    let values: Vec<u64> = metrics.lines().filter_map(value).collect();
-    (values.len() == SERIES.len()).then(|| values.iter().sum())
+    let fate = |fate: &str| value(&format!("posthaste_spool_recipients{{fate=\"{fate}\"}}"));
+    Some(Queue {
+        recipients: fate("queued")?,
+        failed: fate("bounced")? + fate("expired")?,
+        reports: fate("dsn_queued")? + value("posthaste_spool_owed")?,
+    })
 }
 
 #[cfg(test)]
@@ -274,12 +297,15 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_is_read_from_metrics_of_any_close_name() {
-        let metrics = "# HELP posthaste_spool_recipients x\nposthaste_spool_recipients{fate=\"queued\"} 3\n\
-            posthaste_spool_recipients{fate=\"dsn_queued\"} 4\nposthaste_spool_recipients{fate=\"relayed\"} 9\n\
-            posthaste_spool_owed 1\n";
-        assert_eq!(queued_in(metrics), Some(8));
-        assert_eq!(queued_in("posthaste_spool_owed 2\n"), None);
+    fn a_failure_whose_report_is_under_way_is_pending_and_one_without_a_report_is_not() {
+        let metrics = "# HELP x\nposthaste_spool_recipients{fate=\"queued\"} 3\n\
+            posthaste_spool_recipients{fate=\"bounced\"} 5\nposthaste_spool_recipients{fate=\"expired\"} 2\n\
+            posthaste_spool_recipients{fate=\"dsn_queued\"} 1\nposthaste_spool_owed 1\n";
+        let queue = queue_in(metrics).expect("there");
+        assert_eq!(queue, Queue { recipients: 3, failed: 7, reports: 2 });
+        assert_eq!(queue.pending(4), 6);
+        assert_eq!(Queue { reports: 0, ..queue }.pending(4), 3);
+        assert_eq!(queue_in("posthaste_spool_owed 2\n"), None);
     }
 
     #[test]

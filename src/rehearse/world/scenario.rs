@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::map::{Large, Mood, Spot};
 use crate::rehearse::internet::{AfterDot, Behaviour, Builder, Domain, Door, Extensions, Policy};
+use crate::rehearse::relay::TIME_LAPSE;
 
 /// A kind of weather.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,9 +129,10 @@ impl Scenario {
     }
 }
 
-/// The rates of the relay's shipped default, with a fifth on top.
+/// The rates of the relay's shipped default in the rehearsal's time, with a fifth on top.
 fn polite(policy: Policy) -> Policy {
-    policy.connection_rate(120, Duration::from_secs(60)).recipient_rate(7200, Duration::from_secs(60))
+    let minute = Duration::from_secs(60);
+    policy.connection_rate(120 * TIME_LAPSE, minute).recipient_rate(7200 * TIME_LAPSE, minute)
 }
 
 fn with_mailboxes(domain: Domain) -> Domain {
