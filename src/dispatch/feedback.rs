@@ -93,7 +93,7 @@ impl Scheduler {
         let (first, longest) = (DNS_PAUSE.0.min(self.options.suspend.1), DNS_PAUSE.1.min(self.options.suspend.1 * 3));
         let until = now + backoff(first, longest, queue.dns_failures);
         queue.target = Target::Unresolved(until);
-        self.hand_back(destination, until, &reason, now);
+        self.hand_back(destination, until, Some(&reason), now);
     }
 
     pub(super) fn on_success(&mut self, site: &Site, relayed: usize, now: Tick) {
@@ -145,12 +145,12 @@ impl Scheduler {
         let until = state.suspended_until(now).unwrap_or(now);
         state.waiting.clear();
         let destinations: Vec<Destination> = state.destinations.iter().cloned().collect();
-        let reason = reason.unwrap_or_else(|| unreachable_site(name));
-        destinations.iter().for_each(|destination| self.hand_back(destination, until, &reason, now));
+        destinations.iter().for_each(|destination| self.hand_back(destination, until, reason.as_ref(), now));
     }
 
-    /// Gives a destination's mail back to the spool until it can go; what is overdue expires.
-    fn hand_back(&mut self, destination: &Destination, until: Tick, reason: &Reason, now: Tick) {
+    /// Gives a destination's mail back to the spool until it can go; what is overdue expires. `reason`: what has just
+    /// failed; without it the reason is that mail cannot go for now.
+    pub(super) fn hand_back(&mut self, destination: &Destination, until: Tick, reason: Option<&Reason>, now: Tick) {
         let (overdue, waiting): (Vec<_>, Vec<_>) =
             self.withdraw(destination).into_iter().partition(|queued| self.options.retry.is_overdue(queued, now));
         if let Some(queue) = self.queues.get_mut(destination)
@@ -165,7 +165,8 @@ impl Scheduler {
             self.actions.push_back(Action::Release(waiting.iter().map(|queued| queued.id).collect()));
         }
         if !overdue.is_empty() {
-            self.actions.push_back(Action::Expire(overdue, Some(reason.clone())));
+            self.actions
+                .push_back(Action::Expire(overdue, Some(reason.cloned().unwrap_or_else(|| unusable(destination)))));
             self.arm_load(destination, now);
         }
     }
@@ -178,13 +179,13 @@ impl Scheduler {
     }
 }
 
-fn unreachable_site(name: &str) -> Reason {
+fn unusable(destination: &Destination) -> Reason {
     Reason {
         phase: Phase::Connect,
         scope: Scope::Site,
         status: Enhanced::new(4, 4, 1),
         reply: None,
-        text: format!("site {name} is suspended after failures").into(),
+        text: format!("{destination} could not be reached for a while, and its mail was not tried again yet").into(),
         remote: None,
     }
 }

@@ -34,10 +34,8 @@ impl Scheduler {
         let queue = self.queues.entry(destination.clone()).or_default();
         queue.resident += 1;
         self.resident += 1;
-        if queue.needs_resolving(now) {
-            queue.asked = true;
-            self.actions.push_back(Action::Resolve(destination.clone()));
-        }
+        self.resolve_if_needed(&destination, now);
+        let queue = self.queues.entry(destination.clone()).or_default();
         let id = match queue.bundles.get(&envelope) {
             Some(&id) => id,
             None => {
@@ -56,6 +54,17 @@ impl Scheduler {
             }
         }
         self.consider(id, now);
+    }
+
+    /// Has a destination resolved whose mail waits in memory and cannot go, or goes by an old resolution.
+    pub(super) fn resolve_if_needed(&mut self, destination: &Destination, now: Tick) {
+        if let Some(queue) = self.queues.get_mut(destination)
+            && queue.resident > 0
+            && queue.needs_resolving(now)
+        {
+            queue.asked = true;
+            self.actions.push_back(Action::Resolve(destination.clone()));
+        }
     }
 
     /// Puts a bundle into its provider's turns if it may leave, or sets a timer for when it may.

@@ -191,10 +191,8 @@ impl Scheduler {
             self.actions.push_back(Action::Expire(dead, None));
         }
         alive.into_iter().for_each(|queued| self.admit(queued, Gathering::Over, now));
-        if let Some(site) = self.site_of(destination)
-            && self.sites.get(&site).is_some_and(|site| site.suspended_until(now).is_some())
-        {
-            self.shed(&site, None, now);
+        if let Some(until) = self.unusable_until(destination, now) {
+            self.hand_back(destination, until, None, now);
         }
         self.arm_load(destination, now);
         self.forget_if_idle(destination);

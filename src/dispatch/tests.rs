@@ -392,3 +392,29 @@ fn what_was_deferred_is_loaded_when_it_is_due_and_not_before() {
     assert!(run(&mut s, &limits(), NOW + 499 * MS).1.is_empty());
     assert!(matches!(run(&mut s, &limits(), NOW + 500 * MS).1[..], [Action::Load { .. }]));
 }
+
+#[test]
+fn mail_that_is_loaded_while_its_domain_does_not_resolve_is_not_forgotten() {
+    let (mut s, mut lists) = (scheduler(Options { read_ahead: 10, ..options() }), Lists::new());
+    let bad = domain("bad.test");
+    s.offer(lists.many(1, "bad.test", 5), NOW);
+    s.wake(bad.clone(), NOW);
+    let (mut asked, mut loading) = (false, false);
+    while let Some(action) = s.poll(NOW) {
+        asked |= matches!(action, Action::Resolve(_));
+        loading |= matches!(action, Action::Load { .. });
+    }
+    assert!(asked && loading);
+    drop(s.resolved(&bad, Resolution::Temporary(trouble(Scope::Site)), NOW));
+    s.loaded(&bad, lists.many(1, "bad.test", 8), false, NOW);
+    let mut released = 0;
+    while let Some(action) = s.poll(NOW) {
+        if let Action::Release(ids) = action {
+            released += ids.len();
+        }
+    }
+    assert_eq!((released, s.stats(NOW).resident), (13, 0));
+    let later = NOW + Duration::from_secs(61);
+    let (_, others) = run(&mut s, &limits(), later);
+    assert!(matches!(others[..], [Action::Load { .. }]), "{others:?}");
+}

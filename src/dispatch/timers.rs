@@ -62,6 +62,7 @@ impl Scheduler {
                 Timer::Provider(name) => self.enter_ring_by_name(&name),
                 Timer::Site(name) => self.wake_site(&name, now),
                 Timer::Destination(destination) => {
+                    self.resolve_if_needed(&destination, now);
                     self.arm_load(&destination, now);
                     self.forget_if_idle(&destination);
                 }
