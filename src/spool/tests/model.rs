@@ -159,7 +159,7 @@ impl Pair {
         let owed = self.bench.core.index.owed(5).expect("read");
         let Some(owed) = owed.into_iter().next() else { return assert!(self.owed.is_empty()) };
         let pays: Vec<_> = owed.obligations.iter().map(|(id, owed)| (*id, owed.kind)).collect();
-        pays.iter().for_each(|(id, _)| drop(self.owed.remove(id)));
+        self.owed.retain(|id, _| pays.iter().all(|(paid, _)| paid != id));
         let report = self.bench.accept(dsn(pays)).expect("accepted");
         self.bench.settle(vec![(id(report, 0), relayed())]);
         let _ = self.bench.events.try_recv();
