@@ -11,7 +11,7 @@ use super::codec::Codec;
 use super::core::Core;
 use super::disk::Mode;
 use super::index::Stored;
-use super::record::{self, HEAD, Head, Kind, PREAMBLE, Place, Position};
+use super::record::{HEAD, Head, Kind, PREAMBLE, Place, Position};
 use super::recovery::quarantine;
 use super::scan::{Found, Scan};
 use crate::mail::{ContentHash, QueueId};

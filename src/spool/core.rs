@@ -36,6 +36,13 @@ const CHECKPOINT_BYTES: u64 = 128 << 20;
 /// Time after which a checkpoint is due if anything changed.
 const CHECKPOINT_AGE: Duration = Duration::from_secs(60);
 
+/// Checkpoints' worth of changes that may gather while one is written, before accepting is slowed down. A row takes
+/// about 400 octets of memory.
+const BEHIND: usize = 2;
+
+/// How long closing waits for the checkpoint that is being written, before it gives up writing one more.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(5);
+
 /// Time between two looks at what status and metrics show.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 
@@ -211,7 +218,7 @@ impl Core {
     /// Whether changes pile up faster than checkpoints take them away.
     pub(super) fn is_behind(&self) -> bool {
         let (changes, writing) = self.index.changes();
-        writing && changes >= self.options.checkpoint_rows.saturating_mul(4)
+        writing && changes >= self.options.checkpoint_rows.saturating_mul(BEHIND)
     }
 
     /// Writes and applies facts.
@@ -366,6 +373,10 @@ impl Core {
     /// Leaves everything as the next start likes it best: synced, and with a fresh checkpoint.
     pub(super) fn finish(&mut self) {
         self.sync_facts();
+        let started = Instant::now();
+        while self.index.changes().1 && !self.status.is_failed() && started.elapsed() < LAST_CHECKPOINT {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         if !self.status.is_failed() && !self.journal.is_dirty() && self.index.changes().0 > 0 {
             self.cut_checkpoint();
         }
