@@ -11,7 +11,7 @@ use super::codec::Codec;
 use super::core::Core;
 use super::disk::Mode;
 use super::index::Stored;
-use super::record::{self, HEAD, Head, Kind, PREAMBLE, Place, Position};
+use super::record::{HEAD, Head, Kind, PREAMBLE, Place, Position};
 use super::recovery::quarantine;
 use super::scan::{Found, Scan};
 use crate::mail::{ContentHash, QueueId};
@@ -118,7 +118,8 @@ impl Core {
                 let hash = ContentHash(*payload.first_chunk().ok_or(io::ErrorKind::InvalidData)?);
                 let held = self.index.held(hash)?;
                 if held.is_some_and(|held| held.stored == Stored::Journal(place)) {
-                    let copy = self.frame(copies, Kind::Content, head.id, |out| out.extend_from_slice(payload));
+                    let copy =
+                        self.frame(&mut copies.out, Kind::Content, head.id, |out| out.extend_from_slice(payload));
                     copies.contents.push((hash, copy));
                 }
             }
@@ -136,7 +137,7 @@ impl Core {
     fn copy_batch(&self, id: QueueId, copies: &mut Copies) -> io::Result<()> {
         let snapshot = self.index.snapshot(id)?;
         if let Some(snapshot) = snapshot {
-            let copy = self.frame(copies, Kind::Snapshot, id.0, |out| snapshot.put(out));
+            let copy = self.frame(&mut copies.out, Kind::Snapshot, id.0, |out| snapshot.put(out));
             copies.batches.push((id, copy));
         }
         Ok(())
@@ -156,12 +157,6 @@ impl Core {
             self.index.write().layers.lose(hash)?;
         }
         Ok(())
-    }
-
-    fn frame(&self, copies: &mut Copies, kind: Kind, id: u64, write: impl FnOnce(&mut Vec<u8>)) -> Place {
-        let offset = copies.out.len() as u64;
-        let length = record::frame(&mut copies.out, self.journal.mark(), self.journal.commit(), kind, id, write);
-        Place { at: Position { segment: 0, offset }, length }
     }
 
     /// Writes the copies, syncs, and lets the index know where they are.

@@ -5,21 +5,19 @@
 //! written, synced, then visible, then answered. Between two commits nothing is half applied, and only there are
 //! checkpoints cut and segments compacted.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::api::{
-    AcceptError, Accepted, NewBody, NewContent, ObligationKind, OpenError, Options, Settlement, Stats, Submission,
-};
+use super::api::{AcceptError, Accepted, ObligationKind, OpenError, Options, Settlement, Stats, Submission};
 use super::codec::Codec;
 use super::compaction::Compaction;
 use super::content::Damaged;
 use super::disk::{Disk, is_full};
-use super::index::{Effects, Index, Stored, Writing};
+use super::index::{Effects, Index, Writing};
 use super::journal::Journal;
 use super::layout::Layout;
 use super::metrics::Metrics;
@@ -27,7 +25,7 @@ use super::record::{self, Forgive, Kind, Place, Position, Standing, Time};
 use super::recovery::{Lock, recover};
 use super::status::Status;
 use crate::clock::Tick;
-use crate::mail::{Batch, ContentHash, Envelope, QueueId, Queued, RecipientId};
+use crate::mail::{ContentHash, QueueId, RecipientId};
 
 /// Fates in one outcome record, at most.
 const FATES: usize = 4096;
@@ -37,6 +35,13 @@ const CHECKPOINT_BYTES: u64 = 128 << 20;
 
 /// Time after which a checkpoint is due if anything changed.
 const CHECKPOINT_AGE: Duration = Duration::from_secs(60);
+
+/// Checkpoints' worth of changes that may gather while one is written, before accepting is slowed down. A row takes
+/// about 400 octets of memory.
+const BEHIND: usize = 2;
+
+/// How long closing waits for the checkpoint that is being written, before it gives up writing one more.
+const LAST_CHECKPOINT: Duration = Duration::from_secs(5);
 
 /// Time between two looks at what status and metrics show.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
@@ -84,8 +89,8 @@ pub(super) struct Core {
     pub(super) damaged: Arc<Damaged>,
     pub(super) status: Arc<Status>,
     pub(super) metrics: Metrics,
-    accepted: mpsc::Sender<Accepted>,
-    next_id: u64,
+    pub(super) accepted: mpsc::Sender<Accepted>,
+    pub(super) next_id: u64,
     /// The newest time that was handed in, and the newest that is in the journal.
     now: Time,
     written: Time,
@@ -93,10 +98,11 @@ pub(super) struct Core {
     before_facts: Standing,
     dirty_since: Option<Instant>,
     /// Content files that nothing needs once the journal is synced.
-    doomed: Vec<ContentHash>,
+    pub(super) doomed: Vec<ContentHash>,
     /// Where the last checkpoint was cut, and when.
     cut: (Position, Instant),
-    journaled: u64,
+    /// Octets journaled since.
+    pub(super) journaled: u64,
     pub(super) compaction: Option<Compaction>,
     /// Segments that are copied forward, and how far the index must be durable before they may go.
     pub(super) retiring: VecDeque<(u64, Position)>,
@@ -105,16 +111,6 @@ pub(super) struct Core {
     /// Who writes checkpoints; without one the core does it itself.
     pub(super) checkpointer: Option<std::sync::mpsc::Sender<()>>,
     _lock: Lock,
-}
-
-/// A submission whose records are written.
-struct Written {
-    incoming: Incoming,
-    batch: Batch,
-    /// Records, relative to where the commit's records begin.
-    content: Option<Place>,
-    accept: Place,
-    file: Option<u64>,
 }
 
 impl Core {
@@ -222,7 +218,7 @@ impl Core {
     /// Whether changes pile up faster than checkpoints take them away.
     pub(super) fn is_behind(&self) -> bool {
         let (changes, writing) = self.index.changes();
-        writing && changes >= self.options.checkpoint_rows.saturating_mul(4)
+        writing && changes >= self.options.checkpoint_rows.saturating_mul(BEHIND)
     }
 
     /// Writes and applies facts.
@@ -273,186 +269,11 @@ impl Core {
         record::frame(out, self.journal.mark(), self.journal.commit(), Kind::Time, 0, |out| now.put(out));
     }
 
-    /// Writes submissions, syncs, applies them, answers.
-    fn accept(&mut self, accepts: Vec<Incoming>) {
-        if let Some(refusal) = self.refusal() {
-            for incoming in accepts {
-                self.answer(incoming.reply, Err(refusal()));
-            }
-            return self.sync_facts();
-        }
-        let mut out = Vec::with_capacity(64 << 10);
-        let mut fresh = HashMap::new();
-        let mut adopted = false;
-        let mut written = Vec::with_capacity(accepts.len());
-        for incoming in accepts {
-            match self.write(incoming, &mut out, &mut fresh, &mut adopted) {
-                Ok(submission) => written.push(submission),
-                Err((incoming, error)) => self.answer(incoming.reply, Err(AcceptError::Io(Arc::new(error)))),
-            }
-        }
-        let standing = self.index.saved().standing;
-        let synced = if adopted { self.disk.sync_directory(&self.layout.content) } else { Ok(()) };
-        let synced = synced.and_then(|()| self.journal.append(&out, &standing));
-        let synced = synced.and_then(|at| self.sync().map(|()| at));
-        self.journaled += out.len() as u64;
-        match synced {
-            Ok(at) => self.publish(written, at),
-            Err(error) => self.refuse(written, error),
-        }
-    }
-
-    /// Why nothing is accepted just now.
-    fn refusal(&self) -> Option<Box<dyn Fn() -> AcceptError>> {
-        if let Some(error) = self.status.failure() {
-            return Some(Box::new(move || AcceptError::Io(Arc::clone(&error))));
-        }
-        let room = self.status.has_room(&*self.disk, &self.layout.root, self.options.reserve_bytes);
-        if room { None } else { Some(Box::new(|| AcceptError::Full)) }
-    }
-
-    /// Frames the records of one submission, adopting its file if it has one.
-    fn write(
-        &mut self,
-        incoming: Incoming,
-        out: &mut Vec<u8>,
-        fresh: &mut HashMap<ContentHash, Option<u64>>,
-        adopted: &mut bool,
-    ) -> Result<Written, (Incoming, io::Error)> {
-        let (mark, commit) = (self.journal.mark(), self.journal.commit());
-        let stored = match self.store(&incoming.submission.content, out, fresh) {
-            Ok(stored) => stored,
-            Err(error) => return Err((incoming, error)),
-        };
-        *adopted |= stored.adopted;
-        let batch = batch_of(&incoming, QueueId(self.next_id));
-        self.next_id += 1;
-        let (submission, file) = (&incoming.submission, stored.file);
+    /// Appends a record to `out`; answers its place relative to where `out` begins.
+    pub(super) fn frame(&self, out: &mut Vec<u8>, kind: Kind, id: u64, write: impl FnOnce(&mut Vec<u8>)) -> Place {
         let offset = out.len() as u64;
-        let length = record::frame(out, mark, commit, Kind::Accept, batch.id.0, |out| {
-            record::put_accept(out, &batch, &submission.recipients, &submission.pays, file);
-        });
-        let accept = Place { at: Position { segment: 0, offset }, length };
-        Ok(Written { batch: self.index.share(batch), content: stored.record, accept, file, incoming })
-    }
-
-    /// Makes sure that the content is in the spool once `out` is.
-    fn store(
-        &self,
-        content: &NewContent,
-        out: &mut Vec<u8>,
-        fresh: &mut HashMap<ContentHash, Option<u64>>,
-    ) -> io::Result<StoredContent> {
-        let hash = content.hash;
-        let known = |file| Ok(StoredContent { record: None, file, adopted: false });
-        if let Some(&file) = fresh.get(&hash) {
-            return known(file);
-        }
-        if !self.damaged.contains(hash) {
-            match self.index.held(hash)?.map(|held| held.stored) {
-                Some(Stored::Journal(_)) => return known(None),
-                Some(Stored::File(length)) => return known(Some(length)),
-                Some(Stored::Lost) | None => {}
-            }
-        }
-        self.metrics.contents.with_label_values(&["no"]).inc();
-        match &content.body {
-            NewBody::Inline(bytes) => {
-                let offset = out.len() as u64;
-                let id = u64::from_be_bytes(*hash.0.first_chunk().expect("a hash has 32 octets"));
-                let length = record::frame(out, self.journal.mark(), self.journal.commit(), Kind::Content, id, |out| {
-                    hash.put(out);
-                    out.extend_from_slice(bytes);
-                });
-                fresh.insert(hash, None);
-                let record = Some(Place { at: Position { segment: 0, offset }, length });
-                Ok(StoredContent { record, file: None, adopted: false })
-            }
-            NewBody::File(file) => {
-                self.disk.rename(&file.path, &self.layout.content_file(hash))?;
-                fresh.insert(hash, Some(file.length));
-                Ok(StoredContent { record: None, file: Some(file.length), adopted: true })
-            }
-        }
-    }
-
-    /// The commit is durable: makes its batches visible and answers.
-    fn publish(&mut self, written: Vec<Written>, at: Position) {
-        let index = Arc::clone(&self.index);
-        let mut writing = index.write();
-        let mut effects = Effects::default();
-        let mut answers = Vec::with_capacity(written.len());
-        let mut applied = Ok(());
-        for submission in written {
-            let result = self.publish_one(submission, at, &mut writing, &mut effects);
-            match result {
-                Ok(answer) => answers.push(answer),
-                Err(error) => applied = Err(error),
-            }
-        }
-        writing.tell(&mut effects);
-        drop(writing);
-        self.doomed.append(&mut effects.doomed);
-        for (reply, id, event) in answers {
-            if let Some((permit, accepted)) = event {
-                permit.send(accepted);
-            }
-            self.answer(reply, Ok(id));
-        }
-        if let Err(error) = self.index.noting(applied) {
-            self.give_up(error);
-        }
-    }
-
-    fn publish_one(
-        &self,
-        written: Written,
-        at: Position,
-        writing: &mut Writing<'_>,
-        effects: &mut Effects,
-    ) -> io::Result<Answer> {
-        let Written { incoming: Incoming { submission, reply, .. }, batch, content, accept, file } = written;
-        let moved = |place: Place| Place { at: at.plus(place.at.offset), length: place.length };
-        let hash = submission.content.hash;
-        if let Some(place) = content {
-            writing.layers.content(hash, moved(place))?;
-        }
-        self.damaged.remove(hash);
-        writing.layers.accept(&batch, &submission.recipients, &submission.pays, file, moved(accept), effects)?;
-        let id = batch.id;
-        let Ok(permit) = self.accepted.clone().try_reserve_owned() else {
-            self.status.miss();
-            self.metrics.missed.inc();
-            for (_, destination) in &submission.recipients {
-                effects.waiting.push((super::codec::bytes_of(destination), batch.accepted));
-            }
-            return Ok((reply, id, None));
-        };
-        let accepted = accepted_event(batch, submission);
-        accepted.queued.iter().for_each(|queued| writing.desk.lease(queued.id));
-        Ok((reply, id, Some((permit, accepted))))
-    }
-
-    /// The commit failed: nothing of it will be delivered, and each submission hears so.
-    fn refuse(&mut self, written: Vec<Written>, error: io::Error) {
-        self.salvage(&error);
-        let (full, error) = (is_full(&error), Arc::new(error));
-        for Written { incoming, .. } in written {
-            let answer = if full { AcceptError::Full } else { AcceptError::Io(Arc::clone(&error)) };
-            self.answer(incoming.reply, Err(answer));
-        }
-    }
-
-    fn answer(&self, reply: oneshot::Sender<Result<QueueId, AcceptError>>, answer: Result<QueueId, AcceptError>) {
-        let label = match &answer {
-            Ok(_) => "accepted",
-            Err(AcceptError::Full) => "full",
-            Err(AcceptError::Io(_)) => "failed",
-            Err(AcceptError::Closing) => "closing",
-        };
-        self.metrics.accepts.with_label_values(&[label]).inc();
-        // A client that went away before its answer comes back and sends again; the batch is accepted all the same.
-        let _ = reply.send(answer);
+        let length = record::frame(out, self.journal.mark(), self.journal.commit(), kind, id, write);
+        Place { at: Position { segment: 0, offset }, length }
     }
 
     /// Makes what is written durable. On success content files that nothing needs are removed.
@@ -474,7 +295,7 @@ impl Core {
         Ok(())
     }
 
-    fn sync_facts(&mut self) {
+    pub(super) fn sync_facts(&mut self) {
         if let Err(error) = self.sync() {
             self.salvage(&error);
         }
@@ -552,6 +373,10 @@ impl Core {
     /// Leaves everything as the next start likes it best: synced, and with a fresh checkpoint.
     pub(super) fn finish(&mut self) {
         self.sync_facts();
+        let started = Instant::now();
+        while self.index.changes().1 && !self.status.is_failed() && started.elapsed() < LAST_CHECKPOINT {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         if !self.status.is_failed() && !self.journal.is_dirty() && self.index.changes().0 > 0 {
             self.cut_checkpoint();
         }
@@ -601,47 +426,6 @@ pub(super) fn write_checkpoint(index: &Index, status: &Status) {
         tracing::error!(%error, "a checkpoint of the index failed");
         status.fail(error);
     }
-}
-
-/// A reply, what it says, and the event that goes before it.
-type Answer = (oneshot::Sender<Result<QueueId, AcceptError>>, QueueId, Option<(mpsc::OwnedPermit<Accepted>, Accepted)>);
-
-/// How a content was made sure of.
-struct StoredContent {
-    /// Its new record, relative to the commit's records.
-    record: Option<Place>,
-    /// Its length, if it is a file.
-    file: Option<u64>,
-    /// The file was given its name just now.
-    adopted: bool,
-}
-
-fn batch_of(incoming: &Incoming, id: QueueId) -> Batch {
-    let submission = &incoming.submission;
-    let envelope = Envelope {
-        list_host: Arc::clone(&submission.list_host),
-        reverse_path: submission.reverse_path.clone(),
-        params: submission.params.clone(),
-        content: submission.content.hash,
-        content_size: submission.content.size,
-        eight_bit: submission.content.eight_bit,
-        mailing: submission.mailing,
-    };
-    Batch { id, envelope: Arc::new(envelope), trace: submission.trace.clone(), accepted: incoming.at }
-}
-
-fn accepted_event(batch: Batch, submission: Submission) -> Accepted {
-    let batch = Arc::new(batch);
-    let queued = (0..).zip(submission.recipients).map(|(index, (recipient, destination))| Queued {
-        id: RecipientId { batch: batch.id, index },
-        batch: Arc::clone(&batch),
-        recipient: Arc::new(recipient),
-        destination,
-        attempts: 0,
-        due: batch.accepted,
-        delay_reported: false,
-    });
-    Accepted { queued: queued.collect(), batch: Arc::clone(&batch) }
 }
 
 fn apply_fact(

@@ -30,6 +30,7 @@
 //! One truth, the [`journal`]; one derived [`index`]. [`core`] orders what happens, [`committer`] gives it a thread,
 //! [`recovery`] is the start, [`compaction`] keeps the journal small. All of them see the file system through [`disk`].
 
+mod accept;
 mod api;
 mod codec;
 mod committer;

@@ -19,6 +19,9 @@ use super::scan::{Found, Scan, survey};
 /// Octets of one stretch of damage that are kept in quarantine, at most.
 const QUARANTINED: u64 = 1 << 20;
 
+/// Checkpoints' worth of changes that may gather in memory while replaying.
+const REPLAYED: usize = 4;
+
 /// Files in quarantine, at most.
 const QUARANTINE_FILES: usize = 256;
 
@@ -328,7 +331,9 @@ impl Opening {
 
     /// Writes a checkpoint when much was replayed, so that a long journal does not fill the memory.
     fn relieve(&self, index: &Index, applied: Position, options: &Options) -> io::Result<()> {
-        if index.changes().0 >= options.checkpoint_rows.max(1) && index.freeze(applied) {
+        // What a crash leaves to be replayed is less than this: then the start does not wait for a checkpoint.
+        let most = options.checkpoint_rows.max(1).saturating_mul(REPLAYED);
+        if index.changes().0 >= most && index.freeze(applied) {
             index.checkpoint()?;
         }
         Ok(())

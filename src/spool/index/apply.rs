@@ -10,7 +10,7 @@ use super::layers::Layers;
 use crate::clock::Tick;
 use crate::mail::{Batch, ContentHash, Destination, QueueId, Recipient, RecipientId};
 use crate::spool::api::{End, Fate, Obligation, ObligationKind, Settlement, Totals};
-use crate::spool::codec::{Codec, Input, bytes_of, whole};
+use crate::spool::codec::{Codec, Input, bytes_of, put_prefixed, whole};
 use crate::spool::record::{Accept, Outcome, Pending, PendingState, Place, Record, Settled, Snapshot};
 use crate::spool::values::group_of;
 
@@ -259,7 +259,7 @@ impl Layers {
         key: &QueueKey,
         due: Tick,
         attempts: u32,
-        note: &Box<str>,
+        note: &str,
         delay_reported: bool,
     ) -> io::Result<()> {
         let state = self.get(Table::Queue, key.bytes(), |state| {
@@ -271,7 +271,7 @@ impl Layers {
             let mut new = Vec::with_capacity(state.len() + note.len());
             (due, attempts).put(&mut new);
             (reported || delay_reported).put(&mut new);
-            note.put(&mut new);
+            put_prefixed(&mut new, note.as_bytes());
             new.extend_from_slice(input.0);
             Ok(new)
         })?;

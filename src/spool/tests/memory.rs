@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,6 +26,23 @@ pub(super) enum Fault {
 struct Inode {
     now: Vec<u8>,
     durable: Vec<u8>,
+    /// Where `now` may differ from `durable`, beside their lengths.
+    dirty: Option<Range<usize>>,
+}
+
+impl Inode {
+    fn touch(&mut self, touched: Range<usize>) {
+        let dirty = self.dirty.take().unwrap_or(touched.clone());
+        self.dirty = Some(dirty.start.min(touched.start)..dirty.end.max(touched.end));
+    }
+
+    /// Makes what is now durable.
+    fn sync(&mut self) {
+        let Some(dirty) = self.dirty.take() else { return };
+        self.durable.resize(self.now.len(), 0);
+        let dirty = dirty.start.min(self.now.len())..dirty.end.min(self.now.len());
+        self.durable[dirty.clone()].copy_from_slice(&self.now[dirty]);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -130,18 +148,14 @@ impl MemoryDisk {
 }
 
 fn surviving(inode: &Inode, kept: usize) -> Inode {
-    let common = inode.now.iter().zip(&inode.durable).take_while(|(a, b)| a == b).count();
-    let rest = inode.now.len() - common;
-    let keep = common + rest * kept / 1000;
     let mut durable = inode.durable.clone();
-    if keep > common {
-        durable.truncate(durable.len().max(keep));
-        if durable.len() < keep {
-            durable.resize(keep, 0);
-        }
-        durable[common..keep].copy_from_slice(&inode.now[common..keep]);
+    if let Some(dirty) = &inode.dirty {
+        let start = dirty.start.min(inode.now.len());
+        let keep = start + (inode.now.len() - start) * kept / 1000;
+        durable.resize(durable.len().max(keep), 0);
+        durable[start..keep].copy_from_slice(&inode.now[start..keep]);
     }
-    Inode { now: durable.clone(), durable }
+    Inode { now: durable.clone(), durable, dirty: None }
 }
 
 impl State {
@@ -181,7 +195,9 @@ impl Disk for MemoryDisk {
             (Ok(inode), Mode::Read | Mode::Write) => inode,
             (Ok(inode), Mode::Fresh) => {
                 state.operate()?;
+                let length = state.inodes[inode].now.len();
                 state.inodes[inode].now.clear();
+                state.inodes[inode].touch(0..length);
                 inode
             }
             (Err(error), Mode::Read) => return Err(error),
@@ -252,29 +268,33 @@ impl DiskFile for MemoryFile {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.disk.state();
         let allowed = state.operate();
-        let now = &mut state.inodes[self.inode].now;
+        let inode = &mut state.inodes[self.inode];
         // A write that fails has written a part.
         let length = if allowed.is_ok() { data.len() } else { data.len() / 2 };
         let (from, to) = (offset as usize, offset as usize + length);
-        if now.len() < to {
-            now.resize(to, 0);
+        if inode.now.len() < to {
+            inode.touch(inode.now.len()..to);
+            inode.now.resize(to, 0);
         }
-        now[from..to].copy_from_slice(&data[..length]);
+        inode.now[from..to].copy_from_slice(&data[..length]);
+        inode.touch(from..to);
         allowed
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
         let mut state = self.disk.state();
         state.operate()?;
-        state.inodes[self.inode].now.resize(length as usize, 0);
+        let inode = &mut state.inodes[self.inode];
+        let (old, new) = (inode.now.len(), length as usize);
+        inode.now.resize(new, 0);
+        inode.touch(old.min(new)..old.max(new));
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
         state.operate()?;
-        let inode = &mut state.inodes[self.inode];
-        inode.durable.clone_from(&inode.now);
+        state.inodes[self.inode].sync();
         Ok(())
     }
 }
