@@ -40,6 +40,9 @@ pub const ACCEPTED_QUEUE: usize = 1024;
 /// How often the spool is asked for destinations whose time has come and that the scheduler has forgotten.
 const WAKE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long the spool need not name a destination again that was woken.
+const SNOOZE: Duration = Duration::from_secs(60);
+
 /// Destinations woken per question.
 const WAKE_PAGE: usize = 500;
 
@@ -86,8 +89,7 @@ pub struct Engine {
     at_stake: HashMap<Id, Lost>,
     /// How often recipients were offered again at once, where it was at least once.
     skips: HashMap<RecipientId, u8>,
-    /// The spool was asked for wake-ups up to here.
-    woken: Option<(Tick, Destination)>,
+    /// When the spool is asked for wake-ups next.
     wake_at: Tick,
     draining: Option<oneshot::Sender<()>>,
 }
@@ -108,7 +110,6 @@ impl Engine {
             tasks: JoinSet::new(),
             at_stake: HashMap::new(),
             skips: HashMap::new(),
-            woken: None,
             wake_at: Tick(0),
             draining: None,
         }
@@ -180,7 +181,6 @@ impl Engine {
     async fn wake(&mut self) {
         let now = self.clock.now();
         if self.parts.spool.take_missed() {
-            self.woken = None;
             self.wake_at = now;
         }
         if now < self.wake_at {
@@ -201,8 +201,11 @@ impl Engine {
         if page.len() == WAKE_PAGE {
             self.wake_at = now;
         }
-        self.woken = page.last().cloned().or(self.woken.take());
-        page.into_iter().for_each(|(_, destination)| self.scheduler.wake(destination, now));
+        for (_, destination) in page {
+            // The scheduler remembers it from here on, also where its mail cannot go for now.
+            self.parts.spool.snooze(&destination, now + SNOOZE);
+            self.scheduler.wake(destination, now);
+        }
     }
 
     fn collect(&mut self, done: Result<(Id, Done), tokio::task::JoinError>) {

@@ -185,6 +185,7 @@ impl Core {
             self.metrics.missed.inc();
             let waiting = submission.recipients.iter().map(|(_, to)| (bytes_of(to), batch.accepted));
             effects.waiting.extend(waiting);
+            submission.recipients.iter().for_each(|(_, to)| writing.desk.rouse(&bytes_of(to)));
             return Ok((reply, id, None));
         };
         let accepted = accepted_event(batch, submission);

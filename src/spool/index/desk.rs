@@ -104,6 +104,11 @@ impl Desk {
         self.set(&key, Wake { first, complete: true, snoozed, turn });
     }
 
+    /// Ends a destination's sleep: there is mail that nobody was told of.
+    pub(in super::super) fn rouse(&mut self, destination: &[u8]) {
+        self.snooze(destination, Tick(0));
+    }
+
     /// Keeps a destination from being woken before `until`.
     pub(super) fn snooze(&mut self, destination: &[u8], until: Tick) {
         if let Some((key, &wake)) = self.known.get_key_value(destination) {
