@@ -132,7 +132,7 @@ impl Core {
         }
         let standing = self.index.saved().standing;
         let at = self.journal.append(&commit.out, &standing)?;
-        self.journaled += commit.out.len() as u64;
+        self.count(commit.out.len());
         self.sync()?;
         Ok(at)
     }
@@ -195,7 +195,7 @@ impl Core {
 
     /// The commit failed: nothing of it will be delivered, and each submission hears so.
     fn refuse(&mut self, written: Vec<Written>, error: io::Error) {
-        self.salvage(&error);
+        self.salvage(&error, self.index.saved().standing);
         let (full, error) = (is_full(&error), Arc::new(error));
         for Written { incoming, .. } in written {
             let answer = if full { AcceptError::Full } else { AcceptError::Io(Arc::clone(&error)) };

@@ -17,9 +17,6 @@ use super::status::Status;
 /// Requests in one round, at most.
 const ROUND: usize = 2048;
 
-/// Rounds without an idle moment after which compaction gets a turn all the same.
-const BUSY_ROUNDS: u32 = 16;
-
 /// How long a round waits while checkpoints lag behind.
 const SLOW: Duration = Duration::from_millis(5);
 
@@ -47,34 +44,29 @@ fn guard_checkpoint(index: &Index, status: &Status) {
 fn guard(mut core: Core, inbox: &Receiver<Request>, checkpointer: JoinHandle<()>) {
     if catch_unwind(AssertUnwindSafe(|| run(&mut core, inbox))).is_err() {
         core.status.fail(io::Error::other("the committer panicked"));
+        // Perhaps over the index: what redb reads it asserts. The journal knows everything.
+        core.distrust_index();
     }
     // With its orders the checkpointer ends, once it has done what it was told. Then the file may be closed, and last
     // of all, with the core, the lock be given back.
     core.checkpointer = None;
     let _ = checkpointer.join();
     core.index.close();
+    core.status.close();
 }
 
 fn run(core: &mut Core, inbox: &Receiver<Request>) {
     let mut more = false;
-    let mut busy = 0;
     loop {
         let patience = if more { Duration::ZERO } else { core.patience() };
-        let idle = match inbox.recv_timeout(patience) {
-            Ok(first) => {
-                let mut round = vec![first];
-                round.extend(inbox.try_iter().take(ROUND - 1));
-                if core.work(round) {
-                    break;
-                }
-                busy += 1;
-                busy > BUSY_ROUNDS
-            }
-            Err(RecvTimeoutError::Timeout) => true,
+        let round = match inbox.recv_timeout(patience) {
+            Ok(first) => std::iter::once(first).chain(inbox.try_iter().take(ROUND - 1)).collect(),
+            Err(RecvTimeoutError::Timeout) => Vec::new(),
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        if idle {
-            busy = 0;
+        let idle = round.is_empty();
+        if core.work(round) {
+            break;
         }
         more = core.turn(idle);
         if core.is_behind() {

@@ -17,7 +17,7 @@ use super::scan::{Found, Scan};
 use crate::mail::{ContentHash, QueueId};
 
 /// Octets of the old segment that are gone through in one step.
-const STEP: u64 = 1 << 20;
+pub(super) const STEP: u64 = 1 << 20;
 
 /// Segments beyond which small ones (every start and every failed write leaves one) are put together.
 const SMALL_SEGMENTS: u64 = 64;
@@ -39,9 +39,9 @@ struct Copies {
 }
 
 impl Core {
-    /// Goes on with the compaction that is under way, or begins one where the journal has grown too large. Answers whether
-    /// there is more to do.
-    pub(super) fn compact(&mut self) -> bool {
+    /// Goes on with the compaction that is under way, or begins one where the journal has grown too large. Answers how many
+    /// octets of old segments it went through: none if there is nothing to do.
+    pub(super) fn compact(&mut self) -> u64 {
         if self.compaction.is_none() {
             let begun = self.begin_compaction();
             self.compaction = begun.unwrap_or_else(|error| {
@@ -49,14 +49,24 @@ impl Core {
                 None
             });
         }
-        let Some(mut compaction) = self.compaction.take() else { return false };
+        let Some(mut compaction) = self.compaction.take() else { return 0 };
+        let before = compaction.scan.position();
         match self.step(&mut compaction) {
-            Ok(true) => self.compaction = Some(compaction),
-            Ok(false) => self.retiring.push_back((compaction.segment, self.journal.end())),
-            // Begun again from the start later; what was copied has moved and is not copied twice.
-            Err(error) => self.salvage(&error),
+            Ok(more) => {
+                let gone_through = compaction.scan.position() - before;
+                if more {
+                    self.compaction = Some(compaction);
+                } else {
+                    self.retiring.push_back((compaction.segment, self.journal.end()));
+                }
+                gone_through.max(1)
+            }
+            Err(error) => {
+                // Begun again from the start later; what was copied has moved and is not copied twice.
+                self.salvage(&error, self.index.saved().standing);
+                0
+            }
         }
-        true
     }
 
     /// The oldest segment that is not about to go, if the journal is too large.

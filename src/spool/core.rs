@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::api::{AcceptError, Accepted, ObligationKind, OpenError, Options, Settlement, Stats, Submission};
 use super::codec::Codec;
-use super::compaction::Compaction;
+use super::compaction::{Compaction, STEP};
 use super::content::Damaged;
 use super::disk::{Disk, is_full};
 use super::index::{Effects, Index, Writing};
@@ -94,8 +94,6 @@ pub(super) struct Core {
     /// The newest time that was handed in, and the newest that is in the journal.
     now: Time,
     written: Time,
-    /// The standing before the facts that are written but not synced.
-    before_facts: Standing,
     dirty_since: Option<Instant>,
     /// Content files that nothing needs once the journal is synced.
     pub(super) doomed: Vec<ContentHash>,
@@ -103,6 +101,8 @@ pub(super) struct Core {
     cut: (Position, Instant),
     /// Octets journaled since.
     pub(super) journaled: u64,
+    /// Octets journaled since compaction had a turn.
+    uncompacted: u64,
     pub(super) compaction: Option<Compaction>,
     /// Segments that are copied forward, and how far the index must be durable before they may go.
     pub(super) retiring: VecDeque<(u64, Position)>,
@@ -137,11 +137,11 @@ impl Core {
             next_id: standing.next_id.max(1),
             now: standing.time,
             written: standing.time,
-            before_facts: standing,
             dirty_since: None,
             doomed: Vec::new(),
             cut: (Position::default(), Instant::now()),
             journaled: 0,
+            uncompacted: 0,
             compaction: None,
             retiring: VecDeque::new(),
             has_reserve: false,
@@ -156,6 +156,9 @@ impl Core {
 
     /// Does what was asked, all of it with at most one fsync. Answers whether the core was closed.
     pub(super) fn work(&mut self, requests: Vec<Request>) -> bool {
+        if requests.is_empty() {
+            return false;
+        }
         let (mut facts, mut accepts, mut flushes, mut closing) = (Vec::new(), Vec::new(), Vec::new(), false);
         for Request { time, work } in requests {
             if time.tick > self.now.tick {
@@ -200,11 +203,34 @@ impl Core {
             self.cut_checkpoint();
         }
         self.retire();
-        let more = idle && self.compact();
+        let more = self.compact_some(idle);
         if self.reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
             self.report();
         }
         more
+    }
+
+    /// Gives compaction its turn: when nobody waits, and else for twice as much as was journaled since, so that the
+    /// journal stays small under any load. Answers whether it would go on.
+    fn compact_some(&mut self, idle: bool) -> bool {
+        if !idle && self.uncompacted < STEP / 2 {
+            return false;
+        }
+        let mut left = if idle { STEP } else { self.uncompacted * 2 };
+        self.uncompacted = 0;
+        while left > 0 {
+            match self.compact() {
+                0 => return false,
+                octets => left = left.saturating_sub(octets),
+            }
+        }
+        idle
+    }
+
+    /// Notes that so many octets were journaled.
+    pub(super) fn count(&mut self, octets: usize) {
+        self.journaled += octets as u64;
+        self.uncompacted += octets as u64;
     }
 
     /// How long the core can be left alone.
@@ -225,9 +251,6 @@ impl Core {
     fn record(&mut self, facts: Vec<Work>, closing: bool) {
         let count = facts.len() as u64;
         let (mark, commit, before) = (self.journal.mark(), self.journal.commit(), self.index.saved().standing);
-        if !self.journal.owes_facts() {
-            self.before_facts = before;
-        }
         let mut out = Vec::new();
         let mut effects = Effects::default();
         let index = Arc::clone(&self.index);
@@ -242,11 +265,11 @@ impl Core {
         self.mark_time(&mut out, &mut writing, closing);
         if !out.is_empty() && !self.status.is_failed() {
             let written = self.journal.append_facts(&out, &before);
-            self.journaled += out.len() as u64;
+            self.count(out.len());
             self.dirty_since = self.dirty_since.or_else(|| Some(Instant::now()));
             if let Err(error) = written {
                 // What was applied stays applied: the mail has been relayed, whatever the disk says.
-                self.salvage(&error);
+                self.salvage(&error, before);
             }
         }
         writing.tell(&mut effects);
@@ -297,12 +320,13 @@ impl Core {
 
     pub(super) fn sync_facts(&mut self) {
         if let Err(error) = self.sync() {
-            self.salvage(&error);
+            self.salvage(&error, self.index.saved().standing);
         }
     }
 
-    /// A write or fsync failed: gives the segment up and writes the facts again.
-    pub(super) fn salvage(&mut self, error: &io::Error) {
+    /// A write or fsync failed: gives the segment up and writes the facts again. `standing` is the one to head a new
+    /// segment with if there are no facts.
+    pub(super) fn salvage(&mut self, error: &io::Error, standing: Standing) {
         self.metrics.failures.inc();
         tracing::error!(%error, "writing the journal failed; going on with a new segment");
         if is_full(error) {
@@ -311,7 +335,6 @@ impl Core {
         }
         self.dirty_since = None;
         let owes = self.journal.owes_facts();
-        let standing = if owes { self.before_facts } else { self.index.saved().standing };
         match self.journal.salvage(&standing) {
             Err(second) if !owes && is_full(&second) => {
                 tracing::error!(error = %second, "no room for a new segment; waiting for space");
@@ -325,10 +348,15 @@ impl Core {
     pub(super) fn give_up(&mut self, error: io::Error) {
         tracing::error!(%error, "the spool has failed; stop and restart once the disk is well");
         if self.index.is_damaged() || error.kind() == io::ErrorKind::InvalidData {
-            let _ = self.disk.rename(&self.layout.index(), &self.layout.damaged_index());
-            self.metrics.damage.inc();
+            self.distrust_index();
         }
         self.status.fail(error);
+    }
+
+    /// Puts the index aside, so that the next start builds a new one.
+    pub(super) fn distrust_index(&self) {
+        let _ = self.disk.rename(&self.layout.index(), &self.layout.damaged_index());
+        self.metrics.damage.inc();
     }
 
     fn make_reserve(&mut self) {

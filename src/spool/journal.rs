@@ -27,6 +27,8 @@ pub(super) struct Journal {
     commit: u32,
     /// Framed records that are written but not synced and must not be lost with their segment.
     facts: Vec<u8>,
+    /// The standing before the first of the facts.
+    before: Standing,
 }
 
 #[derive(Debug)]
@@ -61,7 +63,8 @@ impl Journal {
         commit: u32,
     ) -> Journal {
         let directory = directory.to_owned();
-        Journal { disk, directory, mark, segment_bytes, sealed, open: None, next, commit, facts: Vec::new() }
+        let (facts, before) = (Vec::new(), Standing::default());
+        Journal { disk, directory, mark, segment_bytes, sealed, open: None, next, commit, facts, before }
     }
 
     /// The mark of this spool's records.
@@ -92,7 +95,8 @@ impl Journal {
         self.open.as_ref().is_some_and(|open| open.length > open.synced)
     }
 
-    /// Appends framed records, beginning a segment where needed; answers where they lie.
+    /// Appends framed records, beginning a segment where needed; answers where they lie. `standing` is the one before
+    /// these records.
     pub(super) fn append(&mut self, records: &[u8], standing: &Standing) -> io::Result<Position> {
         self.make_room(standing)?;
         self.write(records)
@@ -102,6 +106,9 @@ impl Journal {
     pub(super) fn append_facts(&mut self, records: &[u8], standing: &Standing) -> io::Result<Position> {
         // Remembered before anything can fail, but after making room, which may sync and forget the facts before them.
         let room = self.make_room(standing);
+        if self.facts.is_empty() {
+            self.before = *standing;
+        }
         self.facts.extend_from_slice(records);
         room.and_then(|()| self.write(records))
     }
@@ -165,7 +172,8 @@ impl Journal {
         self.abandon();
         self.commit = self.commit.wrapping_add(1);
         let facts = std::mem::take(&mut self.facts);
-        let written = self.append_facts(&facts, standing).and_then(|_| self.sync());
+        let standing = if facts.is_empty() { *standing } else { self.before };
+        let written = self.append_facts(&facts, &standing).and_then(|_| self.sync());
         if written.is_err() {
             self.abandon();
         }
@@ -181,10 +189,10 @@ impl Journal {
         let Some(open) = self.open.take() else { return };
         // For the space and for the reader's sake only; what counts is the next header.
         let _ = open.file.set_length(open.synced);
-        if open.synced > PREAMBLE as u64 {
+        let is_needed = open.synced > PREAMBLE as u64;
+        // One that cannot be removed is named as empty, so that nobody believes what it says.
+        if is_needed || self.disk.remove(&self.path(open.number)).is_err() {
             self.sealed.insert(open.number, open.synced);
-        } else {
-            let _ = self.disk.remove(&self.path(open.number));
         }
     }
 

@@ -260,7 +260,14 @@ impl Spool {
     ) -> io::Result<T> {
         self.settled().await?;
         let index = Arc::clone(&self.0.index);
-        spawn_blocking(move || ask(&index)).await.map_err(io::Error::other)?
+        match spawn_blocking(move || ask(&index)).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                // redb asserts what it reads.
+                self.0.index.distrust();
+                Err(io::Error::other(error))
+            }
+        }
     }
 
     /// Hands out recipients of `destination` that are due, at most `limit`, from each of its mailings in turn. They are

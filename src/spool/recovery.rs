@@ -388,7 +388,8 @@ impl Opening {
 fn reaches(segments: &BTreeMap<u64, Segment>, applied: Position) -> bool {
     match segments.get(&applied.segment) {
         Some(segment) => applied.offset <= segment.end,
-        None => applied.offset == 0 && segments.keys().all(|&number| number < applied.segment),
+        // It was to be begun next, and was not, or failed at once.
+        None => applied.offset == 0,
     }
 }
 

@@ -59,8 +59,13 @@ impl Status {
     /// So many more facts are visible.
     pub(super) fn applied(&self, count: u64) {
         if count > 0 {
-            self.applied.send_modify(|applied| *applied += count);
+            self.applied.send_modify(|applied| *applied = applied.saturating_add(count));
         }
+    }
+
+    /// No fact will become visible any more: nobody shall wait for one.
+    pub(super) fn close(&self) {
+        self.applied.send_replace(u64::MAX);
     }
 
     pub(super) fn watch_applied(&self) -> watch::Receiver<u64> {
@@ -92,6 +97,12 @@ impl Status {
                 answer
             }
         }
+    }
+
+    /// Asks the disk again at the next occasion.
+    #[cfg(test)]
+    pub(super) fn forget_room(&self) {
+        *self.room() = None;
     }
 
     /// A write said that the disk is full.

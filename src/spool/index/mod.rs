@@ -202,9 +202,14 @@ impl Index {
     /// Notes whether an error says that the index itself is damaged, and passes the result on.
     pub(super) fn noting<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidData) {
-            self.damaged.store(true, Ordering::Relaxed);
+            self.distrust();
         }
         result
+    }
+
+    /// Notes that the index is damaged.
+    pub(super) fn distrust(&self) {
+        self.damaged.store(true, Ordering::Relaxed);
     }
 
     /// Whether the next start must not use this index.

@@ -273,3 +273,35 @@ async fn the_spool_is_opened_used_and_closed_on_a_real_disk() {
     let lines = String::from_utf8(lines).expect("UTF-8");
     assert!(lines.contains(&batch.to_string()) && lines.contains("a@x.org"), "{lines}");
 }
+
+#[tokio::test]
+async fn a_closed_spool_answers_errors_and_hangs_nobody() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (sender, _events) = mpsc::channel(16);
+    let spool = Spool::open(options(directory.path()), sender, &prometheus::Registry::new()).expect("opened");
+    let batch = spool.accept(submission("hello", 1, &["a@x.org"])).await.expect("accepted");
+    let other = spool.clone();
+    spool.close().await;
+    other.settle(Settlement { at: Tick(1), fates: vec![(id(batch, 0), relayed())] });
+    assert!(other.load(domain("y.org"), Tick(u64::MAX - 1), 9).await.is_err());
+    assert!(matches!(other.accept(submission("hello", 1, &["a@x.org"])).await, Err(AcceptError::Closing)));
+    other.flush().await;
+}
+
+#[test]
+fn the_journal_stays_small_while_nobody_pauses() {
+    let mut bench = Bench::open(&MemoryDisk::new()).expect("opened");
+    let mut largest = 0;
+    for n in 0..1500 {
+        let text = format!("{n} {}", "x".repeat(3000));
+        let batch = bench.accept(submission(&text, n, &["d@x.org"])).expect("accepted");
+        bench.settle(vec![(id(batch, 0), relayed())]);
+        bench.flush();
+        bench.core.turn(false);
+        if n % 100 == 0 {
+            bench.core.cut_checkpoint();
+        }
+        largest = largest.max(bench.core.journal.size().1);
+    }
+    assert!(largest < 1500 << 10, "{largest} octets of journal for 5 MB of mail that was relayed at once");
+}

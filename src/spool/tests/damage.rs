@@ -173,3 +173,31 @@ fn quarantine_keeps_the_damaged_octets() {
     assert!(memchr::memmem::find(&kept, &TEXTS[1].as_bytes()[1..]).is_some());
     assert!(matches!(bench.read(content(TEXTS[1]).hash), Err(ContentError::Damaged(_))));
 }
+
+#[test]
+fn a_content_that_cannot_be_read_now_can_be_read_later() {
+    let disk = spool();
+    let bench = Bench::open(&disk).expect("opened");
+    disk.set_unreadable(true);
+    assert!(matches!(bench.read(content(TEXTS[0]).hash), Err(ContentError::Io(..))));
+    disk.set_unreadable(false);
+    assert_eq!(bench.read(content(TEXTS[0]).hash).expect("read"), TEXTS[0]);
+}
+
+#[test]
+fn an_index_that_turns_out_damaged_while_running_is_built_anew() {
+    let disk = spool();
+    let options = Options { index_cache_bytes: 0, ..options(Path::new(ROOT)) };
+    let mut bench = Bench::open_with(&disk, options).expect("opened");
+    let index = Path::new(ROOT).join("index.redb");
+    let octets = disk.files().into_iter().find(|(path, _)| *path == index).expect("an index").1;
+    for at in memchr::memmem::find_iter(&octets, b"a0@x.org") {
+        disk.flip(&index, at);
+    }
+    let loaded = bench.core.index.load(&domain("x.org"), crate::clock::Tick(u64::MAX - 1), 9);
+    assert!(loaded.is_err(), "a recipient whose address changed is not handed out");
+    bench.core.turn(true);
+    assert!(bench.core.status.is_failed(), "the process is told to stop");
+    drop(bench);
+    assert_eq!(assert_unharmed(&Bench::open(&disk).expect("opened"), "rebuilt"), 6);
+}

@@ -55,6 +55,7 @@ struct State {
     fault: Option<(u64, Fault)>,
     free: u64,
     locked: bool,
+    unreadable: bool,
 }
 
 /// The disk. Clones are the same disk.
@@ -101,6 +102,11 @@ impl MemoryDisk {
     pub(super) fn is_dead(&self) -> bool {
         let state = self.state();
         matches!(state.fault, Some((at, Fault::PowerCut)) if state.operations > at)
+    }
+
+    /// Lets every read fail, or no longer.
+    pub(super) fn set_unreadable(&self, unreadable: bool) {
+        self.state().unreadable = unreadable;
     }
 
     /// Octets that are free.
@@ -259,6 +265,9 @@ impl DiskFile for MemoryFile {
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let state = self.disk.state();
+        if state.unreadable {
+            return Err(io::Error::other("bad sector"));
+        }
         let from = offset as usize;
         let octets = state.inodes[self.inode].now.get(from..from + out.len());
         out.copy_from_slice(octets.ok_or(io::ErrorKind::UnexpectedEof)?);

@@ -213,7 +213,7 @@ impl Pair {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn the_spool_says_what_a_plain_map_says(actions in prop::collection::vec(action(), 1..80)) {
