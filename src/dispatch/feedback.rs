@@ -160,7 +160,7 @@ impl Scheduler {
             // A page that held overdue mail may have more behind it: looked at now, although nothing can go.
             queue.sweep = !overdue.is_empty();
         }
-        self.timers.push(Reverse((until, Timer::Destination(destination.clone()))));
+        self.set_alarm(destination, until);
         if !waiting.is_empty() {
             self.actions.push_back(Action::Release(waiting.iter().map(|queued| queued.id).collect()));
         }

@@ -20,6 +20,8 @@ pub(super) struct Queue {
     /// Recipients in `bundles` (those in flight are not counted).
     pub(super) resident: usize,
     pub(super) disk: OnDisk,
+    /// When it is looked at next although nothing happens: the earliest timer that is set for it.
+    pub(super) alarm: Option<Tick>,
     /// Whether it waits for room in memory.
     pub(super) hungry: bool,
     /// Whether to look on disk even though its site is suspended, because there may be mail whose lifetime is over.

@@ -180,11 +180,15 @@ impl Scheduler {
         self.queues.len() >= REMEMBERED
     }
 
-    /// The end of an [`Action::Load`]; `complete` says that nothing due was left behind.
-    pub fn loaded(&mut self, destination: &Destination, recipients: Vec<Queued>, complete: bool, now: Tick) {
+    /// The end of an [`Action::Load`]; the first of what was left behind is due at `next` ([`Tick::NEVER`]: nothing was).
+    pub fn loaded(&mut self, destination: &Destination, recipients: Vec<Queued>, next: Tick, now: Tick) {
         let Some(queue) = self.queues.get_mut(destination) else { return };
         let again = matches!(queue.disk, OnDisk::Loading { again: true });
-        queue.disk = if again || !complete { OnDisk::From(now) } else { OnDisk::Nothing };
+        queue.disk = match next {
+            _ if again => OnDisk::From(now),
+            Tick::NEVER => OnDisk::Nothing,
+            next => OnDisk::From(next),
+        };
         let (dead, alive): (Vec<_>, Vec<_>) =
             recipients.into_iter().partition(|queued| self.options.retry.is_past_hard_cap(queued, now));
         if !dead.is_empty() {

@@ -258,7 +258,7 @@ fn a_site_is_probed_with_one_attempt_after_its_suspension() {
     s.wake(domain("a.test"), NOW);
     let later = NOW + 30_000 * MS;
     let _ = run(&mut s, &limits(), later);
-    s.loaded(&domain("a.test"), lists.many(1, "a.test", 300), true, later);
+    s.loaded(&domain("a.test"), lists.many(1, "a.test", 300), Tick::NEVER, later);
     let (attempts, _) = run(&mut s, &limits(), later);
     assert_eq!(attempts.len(), 1);
     finish(&mut s, &attempts[0], None, later);
@@ -284,7 +284,7 @@ fn mail_past_the_hard_cap_expires_without_an_attempt() {
     let (mut s, mut lists) = (scheduler(options()), Lists::new());
     lists.accepted = NOW - Duration::from_secs(7201);
     s.wake(domain("a.test"), NOW);
-    s.loaded(&domain("a.test"), lists.many(1, "a.test", 5), true, NOW);
+    s.loaded(&domain("a.test"), lists.many(1, "a.test", 5), Tick::NEVER, NOW);
     let (attempts, others) = run(&mut s, &limits(), NOW);
     assert!(attempts.is_empty());
     assert!(others.iter().any(|a| matches!(a, Action::Expire(dead, None) if dead.len() == 5)), "{others:?}");
@@ -406,7 +406,7 @@ fn mail_that_is_loaded_while_its_domain_does_not_resolve_is_not_forgotten() {
     }
     assert!(asked && loading);
     drop(s.resolved(&bad, Resolution::Temporary(trouble(Scope::Site)), NOW));
-    s.loaded(&bad, lists.many(1, "bad.test", 8), false, NOW);
+    s.loaded(&bad, lists.many(1, "bad.test", 8), NOW, NOW);
     let mut released = 0;
     while let Some(action) = s.poll(NOW) {
         if let Action::Release(ids) = action {
@@ -417,4 +417,19 @@ fn mail_that_is_loaded_while_its_domain_does_not_resolve_is_not_forgotten() {
     let later = NOW + Duration::from_secs(61);
     let (_, others) = run(&mut s, &limits(), later);
     assert!(matches!(others[..], [Action::Load { .. }]), "{others:?}");
+}
+
+#[test]
+fn what_is_due_later_than_the_first_of_a_domain_is_not_forgotten_when_the_first_was_loaded() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    let a = domain("a.test");
+    s.deferred(&a, NOW + 500 * MS, NOW);
+    s.deferred(&a, NOW + 700 * MS, NOW);
+    let first = NOW + 500 * MS;
+    let (_, others) = run(&mut s, &limits(), first);
+    assert!(matches!(others[..], [Action::Load { .. }]), "{others:?}");
+    s.loaded(&a, lists.many(1, "a.test", 1), NOW + 700 * MS, first);
+    let (attempts, _) = run(&mut s, &limits(), first);
+    finish(&mut s, &attempts[0], None, first);
+    assert!(matches!(run(&mut s, &limits(), NOW + 700 * MS).1[..], [Action::Load { .. }]));
 }

@@ -17,7 +17,7 @@ impl Scheduler {
         let OnDisk::From(at) = queue.disk else { return };
         let at = if queue.sweep { now } else { at.max(suspended.unwrap_or(at)) };
         if at > now {
-            self.timers.push(Reverse((at, Timer::Destination(destination.clone()))));
+            self.set_alarm(destination, at);
             return;
         }
         if queue.resident > self.options.read_ahead / 2 || queue.hungry {
@@ -32,6 +32,16 @@ impl Scheduler {
         queue.disk = OnDisk::Loading { again: false };
         queue.sweep = false;
         self.actions.push_back(Action::Load { destination: destination.clone(), limit });
+    }
+
+    /// Has a destination looked at when `at` has come. One timer is set at a time, however often this is asked for.
+    pub(super) fn set_alarm(&mut self, destination: &Destination, at: Tick) {
+        if let Some(queue) = self.queues.get_mut(destination)
+            && queue.alarm.is_none_or(|alarm| at < alarm)
+        {
+            queue.alarm = Some(at);
+            self.timers.push(Reverse((at, Timer::Destination(destination.clone()))));
+        }
     }
 
     /// Until when mail for a destination cannot go, if it cannot: its site is suspended, or it does not resolve.
@@ -62,6 +72,9 @@ impl Scheduler {
                 Timer::Provider(name) => self.enter_ring_by_name(&name),
                 Timer::Site(name) => self.wake_site(&name, now),
                 Timer::Destination(destination) => {
+                    if let Some(queue) = self.queues.get_mut(&destination) {
+                        queue.alarm = None;
+                    }
                     self.resolve_if_needed(&destination, now);
                     self.arm_load(&destination, now);
                     self.forget_if_idle(&destination);

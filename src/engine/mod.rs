@@ -28,11 +28,11 @@ use crate::clock::{Clock, Tick};
 use crate::delivery::Delivery;
 use crate::dispatch::{Action, Finished, Options as DispatchOptions, Resolution, Scheduler};
 use crate::log::DeliveryLog;
-use crate::mail::{AttemptId, Destination, Queued, RecipientId};
+use crate::mail::{AttemptId, Destination, RecipientId};
 use crate::outcome::{Outcome, Reason};
 use crate::route::Resolver;
 use crate::settle::{self, Rules, Settled};
-use crate::spool::{Accepted, ContentError, Spool};
+use crate::spool::{Accepted, ContentError, Loaded, Spool};
 
 /// Accepted batches that may wait for the engine.
 pub const ACCEPTED_QUEUE: usize = 1024;
@@ -236,14 +236,12 @@ impl Engine {
         }
     }
 
-    fn loaded(&mut self, destination: &Destination, rows: std::io::Result<Vec<Queued>>, now: Tick) {
-        let rows = rows.unwrap_or_else(|error| {
+    fn loaded(&mut self, destination: &Destination, loaded: std::io::Result<Loaded>, now: Tick) {
+        let Loaded { queued, next } = loaded.unwrap_or_else(|error| {
             tracing::error!(%destination, %error, "the spool's index could not be read; trying again");
-            self.scheduler.deferred(destination, now + HOLD_UNREADABLE, now);
-            Vec::new()
+            Loaded { queued: Vec::new(), next: now + HOLD_UNREADABLE }
         });
-        let complete = rows.is_empty();
-        self.scheduler.loaded(destination, rows, complete, now);
+        self.scheduler.loaded(destination, queued, next, now);
     }
 
     fn attempted(&mut self, report: AttemptReport, now: Tick) {
@@ -296,8 +294,7 @@ impl Engine {
                 drop(self.scheduler.resolved(&destination, Resolution::Temporary(reason), now));
             }
             Some(Lost::Load(destination)) => {
-                self.scheduler.deferred(&destination, now + HOLD_UNREADABLE, now);
-                self.scheduler.loaded(&destination, Vec::new(), true, now);
+                self.scheduler.loaded(&destination, Vec::new(), now + HOLD_UNREADABLE, now);
             }
             Some(Lost::Attempt(attempt)) => {
                 let work::Stake { destination, site, recipients } = *attempt;

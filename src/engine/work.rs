@@ -7,12 +7,12 @@ use crate::attempt::{Attempt, AttemptReport, Site};
 use crate::dispatch::Resolution;
 use crate::mail::{Destination, Queued};
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
-use crate::spool::ContentError;
+use crate::spool::{ContentError, Loaded};
 
 /// What a task came back with.
 pub(super) enum Done {
     Resolved(Destination, Result<Resolution, Reason>),
-    Loaded(Destination, std::io::Result<Vec<Queued>>),
+    Loaded(Destination, std::io::Result<Loaded>),
     Attempted(Box<AttemptReport>),
     NoContent(Box<Attempt>, ContentError),
 }

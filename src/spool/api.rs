@@ -178,6 +178,16 @@ pub enum ObligationKind {
     Relayed,
 }
 
+/// Recipients that are handed out.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// They, grouped by mailing and envelope.
+    pub queued: Vec<Queued>,
+    /// When the first of those is due that were left behind: in the past where `limit` left some behind that are due
+    /// already, [`Tick::NEVER`] where there is none.
+    pub next: Tick,
+}
+
 /// The obligations of one batch.
 #[derive(Clone, Debug)]
 pub struct Owed {

@@ -76,7 +76,7 @@ use self::metrics::Metrics;
 use self::record::Time;
 use self::status::Status;
 use crate::clock::{Clock, Tick};
-use crate::mail::{ContentHash, Destination, QueueId, Queued, RecipientId};
+use crate::mail::{ContentHash, Destination, QueueId, RecipientId};
 
 /// Memory that submissions may hold while they wait for their fsync, in KiB.
 const WAITING_KIB: u32 = 64 << 10;
@@ -275,7 +275,7 @@ impl Spool {
     ///
     /// # Errors
     /// The index could not be read.
-    pub async fn load(&self, destination: Destination, now: Tick, limit: usize) -> io::Result<Vec<Queued>> {
+    pub async fn load(&self, destination: Destination, now: Tick, limit: usize) -> io::Result<Loaded> {
         self.query(move |index| index.load(&destination, now, limit)).await
     }
 

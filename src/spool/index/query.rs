@@ -11,7 +11,7 @@ use super::layers::Layers;
 use super::{Index, Stored};
 use crate::clock::Tick;
 use crate::mail::{Batch, ContentHash, Destination, MailingId, QueueId, Queued, RecipientId};
-use crate::spool::api::{ObligationKind, Owed, Row};
+use crate::spool::api::{Loaded, ObligationKind, Owed, Row};
 use crate::spool::codec::{Codec, bytes_of, whole};
 use crate::spool::record::{Pending, Place, Snapshot};
 use crate::spool::values::group_of;
@@ -32,11 +32,11 @@ struct Queue {
 
 impl Index {
     /// Hands out due recipients of a destination, at most `limit`, from each of its mailings in turn.
-    pub(in super::super) fn load(&self, destination: &Destination, now: Tick, limit: usize) -> io::Result<Vec<Queued>> {
+    pub(in super::super) fn load(&self, destination: &Destination, now: Tick, limit: usize) -> io::Result<Loaded> {
         self.noting(self.try_load(&bytes_of(destination), now, limit))
     }
 
-    fn try_load(&self, destination: &[u8], now: Tick, limit: usize) -> io::Result<Vec<Queued>> {
+    fn try_load(&self, destination: &[u8], now: Tick, limit: usize) -> io::Result<Loaded> {
         let layers = self.read();
         let mut desk = self.desk();
         let (mut queues, mut first) = layers.mailings(destination, now)?;
@@ -63,7 +63,7 @@ impl Index {
             // Handed out but not answered: taken back by the next start only, which rebuilds the index.
             tracing::error!("recipients could not be loaded from the index");
         }
-        queued
+        Ok(Loaded { queued: queued?, next: first })
     }
 
     /// Adds batch and envelope to what was taken.

@@ -260,7 +260,7 @@ async fn the_spool_is_opened_used_and_closed_on_a_real_disk() {
     assert_eq!(spool.content(hash).await.expect("read").bytes, "Subject: hi\r\n\r\nhello\r\n");
     let now = spool.clock().now();
     spool.settle(Settlement { at: now, fates: vec![(id(batch, 0), retry(now.0 + 5))] });
-    assert_eq!(spool.load(domain("x.org"), Tick(now.0 + 5), 9).await.expect("loaded").len(), 1);
+    assert_eq!(spool.load(domain("x.org"), Tick(now.0 + 5), 9).await.expect("loaded").queued.len(), 1);
     spool.close().await;
     let (spool, _events) = open().expect("opened again");
     assert!(spool.clock().now() >= now, "time goes on");

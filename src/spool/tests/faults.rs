@@ -126,7 +126,7 @@ fn assert_promises(bench: &Bench, told: &Told, at: &str) {
     }
     for batch in (0..60).map(QueueId).filter(|batch| !told.accepted.contains_key(batch)) {
         for row in bench.rows(batch) {
-            let queued = bench.core.index.load(&row.destination, Tick(u64::MAX - 1), 99).expect("loaded");
+            let queued = bench.core.index.load(&row.destination, Tick(u64::MAX - 1), 99).expect("loaded").queued;
             let batch = queued.into_iter().find(|q| q.id == row.id);
             let Some(batch) = batch.map(|queued| queued.batch) else { continue };
             let known = |text: &String| content(text).hash == batch.envelope.content;

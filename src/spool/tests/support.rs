@@ -176,7 +176,7 @@ impl Bench {
     }
 
     pub(super) fn load(&self, destination: &str, now: u64, limit: usize) -> Vec<Queued> {
-        self.core.index.load(&domain(destination), Tick(now), limit).expect("loaded")
+        self.core.index.load(&domain(destination), Tick(now), limit).expect("loaded").queued
     }
 
     pub(super) fn wakeups(&self, until: u64) -> Vec<(u64, String)> {
