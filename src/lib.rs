@@ -31,10 +31,11 @@
 //! | `route` | `mail`, `attempt`, `outcome`, `budget` |
 //! | `dispatch` | `mail`, `attempt`, `outcome` |
 //! | `delivery` | `mail`, `smtp`, `attempt`, `outcome`, `route`, `budget` |
+//! | `sign` | `mail` |
 //! | `bounce` | `mail`, `outcome`, `spool` (values only) |
 //! | `log` | `mail`, `outcome` |
 //! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `bounce`, `log` |
-//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `settle`, `bounce`, `log` |
+//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `settle`, `bounce`, `log`, `sign` |
 //! | `config` | every part's `Options` |
 //! | `admin` | `budget`, `spool` |
 //! | `rehearse` | `mail`, `smtp`, `config` |
@@ -60,5 +61,6 @@ pub mod rehearse;
 pub mod route;
 pub mod server;
 pub mod settle;
+pub mod sign;
 pub mod smtp;
 pub mod spool;

@@ -26,6 +26,7 @@ use crate::engine::{self, ACCEPTED_QUEUE, Control, Engine, Parts, Payer};
 use crate::ingress::Ingress;
 use crate::log::{self, DeliveryLog};
 use crate::route::Resolver;
+use crate::sign::Signer;
 use crate::spool::Spool;
 
 /// How long attempts in flight and open transactions may take to finish after SIGTERM. Below systemd's default of 90 s.
@@ -73,6 +74,7 @@ struct Server {
     spool: Spool,
     resolver: Resolver,
     delivery: Delivery,
+    signer: Signer,
     bounce: Arc<ArcSwap<bounce::Options>>,
     ingress: Ingress<Spool>,
     admin: Admin,
@@ -97,6 +99,7 @@ impl Server {
         health.set_spool(State::Up);
         let resolver = Resolver::new(config.route.clone(), descriptors.clone(), &registry)?;
         let delivery = Delivery::new(config.delivery.clone(), resolver.clone(), descriptors.clone(), &registry)?;
+        let signer = Signer::new(config.sign.clone(), spool.clock(), &registry)?;
         let bounce = Arc::new(ArcSwap::from_pointee(config.bounce.clone()));
         let lifetime = config.dispatch.retry.expire_after;
         let (payer, payer_task) =
@@ -104,6 +107,7 @@ impl Server {
         let parts = Parts {
             spool: spool.clone(),
             delivery: delivery.clone(),
+            signer: signer.clone(),
             resolver: resolver.clone(),
             log: DeliveryLog::start(config.log, log::Metrics::new(&registry)?)?,
             metrics: engine::Metrics::new(&registry)?,
@@ -122,6 +126,7 @@ impl Server {
             spool,
             resolver,
             delivery,
+            signer,
             bounce,
             ingress,
             admin,
@@ -174,6 +179,7 @@ impl Server {
             return Err(error.into());
         }
         self.delivery.reload(new.delivery.clone());
+        self.signer.reload(new.sign.clone());
         self.bounce.store(Arc::new(new.bounce.clone()));
         engine.send(Control::Reload(Box::new(new.dispatch.clone()), new.bounce.delay_after));
         self.config = new;

@@ -9,6 +9,9 @@ use serde::de::DeserializeOwned;
 
 const DOCUMENTED: &str = include_str!("../config/posthaste.toml");
 
+/// A key that the examples may name.
+const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dkim-ed25519.pem");
+
 /// `config/posthaste.toml` with every default and every example switched on.
 fn uncommented() -> String {
     let is_setting = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
@@ -54,6 +57,7 @@ fn every_key_stands_in_the_documented_configuration() {
     assert_documented::<raw::Spool>("spool");
     assert_documented::<raw::Listener>("listener");
     assert_documented::<raw::ListHost>("list_host");
+    assert_documented::<raw::Dkim>("dkim");
     assert_documented::<raw::Ingress>("ingress");
     assert_documented::<raw::Dns>("dns");
     assert_documented::<raw::Timeouts>("delivery.timeouts");
@@ -94,7 +98,8 @@ fn the_documented_configuration_is_valid_with_its_examples_too() {
     let text = uncommented()
         .replace("providers = \"providers.toml\"", "")
         .replace("\"tls/chain.pem\"", "\"/dev/null\"")
-        .replace("\"tls/key.pem\"", "\"/dev/null\"");
+        .replace("\"tls/key.pem\"", "\"/dev/null\"")
+        .replace("\"dkim/2026a.pem\"", &format!("{KEY:?}"));
     let config = Config::parse("posthaste.toml", &text, Path::new("/")).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(config.warnings, []);
 }
@@ -113,7 +118,10 @@ fn every_example_is_valid_without_a_warning() {
 
 #[test]
 fn a_wrong_value_is_refused_at_its_own_line_whichever_key_has_it() {
-    let text = uncommented().replace("providers = \"providers.toml\"\n", "\n").replace("\"tls/", "\"/dev/null\" # \"");
+    let text = uncommented()
+        .replace("providers = \"providers.toml\"\n", "\n")
+        .replace("\"tls/", "\"/dev/null\" # \"")
+        .replace("\"dkim/2026a.pem\"", &format!("{KEY:?}"));
     let lines: Vec<&str> = text.lines().collect();
     let (mut refused, mut settings) = (0, 0);
     for (at, line) in lines.iter().enumerate() {

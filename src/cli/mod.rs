@@ -22,6 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   posthaste rehearse                        needs nothing from outside
   posthaste check --config posthaste.toml
+  posthaste check --dns                     compares DKIM keys with the DNS
   posthaste serve --config posthaste.toml
   posthaste config hash-password < FILE     for the users of a [[list_host]]
 
@@ -41,7 +42,7 @@ enum Verb {
     /// Relay mail until SIGTERM
     Serve(ConfigFile),
     /// Check a configuration and say what it means; start nothing
-    Check(ConfigFile),
+    Check(check::Arguments),
     /// Show a configuration with every default, or hash a password for it
     #[command(subcommand)]
     Config(config::Verb),
@@ -120,7 +121,7 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Serve(file) => serve::run(&file),
-        Verb::Check(file) => check::run(&file),
+        Verb::Check(arguments) => check::run(&arguments),
         Verb::Config(verb) => config::run(verb),
         Verb::Spool(verb) => spool::run(&verb),
         Verb::Rehearse(arguments) => rehearse::run(&arguments),

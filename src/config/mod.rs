@@ -10,6 +10,7 @@
 mod document;
 pub mod providers;
 pub mod raw;
+mod signing;
 mod translate;
 pub mod units;
 
@@ -20,7 +21,7 @@ use document::Document;
 pub use document::Problem;
 use raw::Raw;
 
-use crate::{admin, bounce, delivery, dispatch, ingress, log, route, spool};
+use crate::{admin, bounce, delivery, dispatch, ingress, log, route, sign, spool};
 
 /// A configuration that can be started: what every part is told.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct Config {
     pub bounce: bounce::Options,
     /// Metrics and health.
     pub admin: admin::Options,
+    /// DKIM.
+    pub sign: sign::Options,
     /// The log.
     pub log: log::Options,
     /// The file as it was read, for `config show`.
@@ -167,6 +170,32 @@ address = "127.0.0.1:8025"
         assert_eq!(config.route.own_addresses, [config.ingress.listeners[0].address]);
     }
 
+    /// A key of the test data.
+    const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dkim-ed25519.pem");
+    const TWICE: &str =
+        "domain = \"x.org\"\nselector = \"a\"\nkey = \"KEY\"\n[[dkim]]\ndomain = \"X.org\"\nselector = \"A\"";
+    const STRANGER: &str = "domain = \"x.org\"\nselector = \"a\"\nlist_hosts = [\"other\"]";
+
+    /// `[[dkim]]` with these lines and this key, before `[admin]`.
+    fn dkim(lines: &str, key: &str) -> String {
+        format!("[[dkim]]\n{}\nkey = {key:?}\n[admin]", lines.replace("KEY", key))
+    }
+
+    #[test]
+    fn every_mistake_about_a_signing_key_names_its_key_and_the_remedy() {
+        let cases = [
+            ("domain = \"org\"\nselector = \"a\"", KEY, "dkim[0].domain", "example.org"),
+            ("domain = \"x.org\"\nselector = \"a b\"", KEY, "dkim[0].selector", "2026a"),
+            ("domain = \"x.org\"\nselector = \"a\"", "none.pem", "dkim[0].key", "/etc/posthaste/none.pem"),
+            ("domain = \"x.org\"\nselector = \"a\"", "/dev/null", "dkim[0].key", "private key in PEM"),
+            (TWICE, KEY, "dkim[1].selector", "a._domainkey.x.org"),
+            (STRANGER, KEY, "dkim[0].list_hosts[0]", "no [[list_host]] \"other\""),
+        ];
+        for (lines, file, key, remedy) in cases {
+            assert_problem("[admin]", &dkim(lines, file), key, remedy);
+        }
+    }
+
     #[test]
     fn an_empty_file_is_valid_and_relays_for_nobody() {
         let config = parse("").expect("valid");
@@ -216,10 +245,14 @@ address = "127.0.0.1:8025"
             ("[admin]", "[bounce]\nfrom = \"me\"\n[admin]", "bounce.from", "postmaster@example.org"),
         ];
         for (from, to, key, remedy) in cases {
-            let found = problems(from, to);
-            let hit = found.iter().any(|(at, message)| at == key && message.contains(remedy));
-            assert!(hit, "{from} -> {to}: {found:?}");
+            assert_problem(from, to, key, remedy);
         }
+    }
+
+    fn assert_problem(from: &str, to: &str, key: &str, remedy: &str) {
+        let found = problems(from, to);
+        let hit = found.iter().any(|(at, message)| at == key && message.contains(remedy));
+        assert!(hit, "{from} -> {to}: {found:?}");
     }
 
     #[test]

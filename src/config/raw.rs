@@ -30,6 +30,8 @@ pub struct Raw {
     pub listener: Vec<Listener>,
     /// `[[list_host]]`. None: Posthaste relays for nobody.
     pub list_host: Vec<ListHost>,
+    /// `[[dkim]]`. None: nothing is signed.
+    pub dkim: Vec<Dkim>,
     /// `[ingress]`.
     pub ingress: Ingress,
     /// `[dns]`.
@@ -154,6 +156,22 @@ impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str("(not shown)")
     }
+}
+
+/// `[[dkim]]`: a key that signs outgoing mail.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dkim {
+    /// Signs mail whose From is in this domain or below it; the nearest domain's keys sign, all of them. Required.
+    pub domain: String,
+    /// The public key is published in the TXT record `selector._domainkey.domain`. Required.
+    pub selector: String,
+    /// Private key, PEM, relative to the configuration file; RSA of 2048 bits or more, or Ed25519; read again on SIGHUP.
+    /// Required.
+    pub key: PathBuf,
+    /// Names of the list hosts whose mail it signs. Default: all.
+    #[serde(default)]
+    pub list_hosts: Vec<String>,
 }
 
 /// `[ingress]`: what list hosts may do.

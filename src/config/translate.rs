@@ -8,8 +8,9 @@ use super::Config;
 use super::document::{Document, Problem};
 use super::providers::{self, InForce};
 use super::raw::{self, Raw};
+use super::signing;
 use crate::mail::{Domain, Mailbox};
-use crate::{admin, bounce, delivery, dispatch, ingress, log, route, spool};
+use crate::{admin, bounce, delivery, dispatch, ingress, log, route, sign, spool};
 
 /// Checks `raw` as a whole and makes the options. `directory` is where relative paths start.
 ///
@@ -24,24 +25,25 @@ pub(super) fn translate(
     let mut findings = Findings { document, errors: Vec::new(), warnings: Vec::new() };
     let hostname = hostname(&raw, &mut findings);
     findings.check_all(&raw, directory);
+    let sign = signing::options(&raw, &mut findings, directory);
     let providers = providers::load(own_providers).map_err(|problems| findings.errors.extend(problems));
     match providers {
         Ok(providers) if findings.errors.is_empty() => {
-            Ok(options(raw, &hostname, providers, directory, findings.warnings))
+            Ok(options(raw, &hostname, providers, sign, directory, findings.warnings))
         }
         _ => Err(findings.errors),
     }
 }
 
 /// What the checks found.
-struct Findings<'a> {
+pub(super) struct Findings<'a> {
     document: &'a Document,
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
 }
 
 impl Findings<'_> {
-    fn error(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn error(&mut self, key: &str, message: impl Into<String>) {
         self.errors.push(self.document.problem(key, message));
     }
 
@@ -298,7 +300,14 @@ fn hostname(raw: &Raw, findings: &mut Findings<'_>) -> Arc<str> {
     name.into()
 }
 
-fn options(raw: Raw, hostname: &Arc<str>, providers: InForce, directory: &Path, warnings: Vec<Problem>) -> Config {
+fn options(
+    raw: Raw,
+    hostname: &Arc<str>,
+    providers: InForce,
+    sign: sign::Options,
+    directory: &Path,
+    warnings: Vec<Problem>,
+) -> Config {
     let list_hosts: Vec<_> = raw.list_host.iter().map(|host| Arc::new(list_host(host))).collect();
     Config {
         hostname: Arc::clone(hostname),
@@ -308,6 +317,7 @@ fn options(raw: Raw, hostname: &Arc<str>, providers: InForce, directory: &Path, 
         dispatch: dispatch_options(&raw, &list_hosts),
         bounce: bounce_options(&raw.bounce, hostname),
         admin: admin_options(&raw.admin, hostname),
+        sign,
         log: log::Options { format: raw.log.format, level: raw.log.level },
         ingress: ingress_options(&raw, hostname, list_hosts, directory),
         raw,

@@ -241,7 +241,7 @@ impl Session {
 
     /// Sends the content in as few writes as the socket takes, without copying it. `Err(true)`: all of it, the final dot
     /// included, was handed to the system before the failure, so that it may have arrived.
-    pub(super) async fn send_content(&mut self, parts: [&[u8]; 3], block: Duration) -> Result<(), (bool, Fault)> {
+    pub(super) async fn send_content(&mut self, parts: [&[u8]; 4], block: Duration) -> Result<(), (bool, Fault)> {
         let octets: usize = parts.iter().map(|part| part.len()).sum();
         let deadline = Instant::now() + block + Duration::from_secs(octets as u64 / CONTENT_RATE_MIN);
         let stream = &mut self.client.stream;
@@ -278,7 +278,7 @@ impl Session {
 }
 
 /// Writes all parts; each write may take `block` at most.
-async fn write_all_vectored(stream: &mut OneLine<Wire>, parts: [&[u8]; 3], block: Duration) -> Result<(), Fault> {
+async fn write_all_vectored(stream: &mut OneLine<Wire>, parts: [&[u8]; 4], block: Duration) -> Result<(), Fault> {
     let mut slices = parts.map(IoSlice::new);
     let mut slices = &mut slices[..];
     IoSlice::advance_slices(&mut slices, 0);

@@ -26,7 +26,7 @@ pub(super) struct Matter<'a> {
     pub(super) attempt: &'a Attempt,
     /// The content, dot-stuffed.
     pub(super) content: &'a [u8],
-    /// Octets of the message with our Received line, as RFC 1870 counts them.
+    /// Octets of the message with our Received line and the signatures, as RFC 1870 counts them.
     pub(super) size: u64,
     /// Whether 8-bit content may go to a host without 8BITMIME.
     pub(super) pass_eight_bit: bool,

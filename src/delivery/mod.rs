@@ -2,7 +2,8 @@
 //!
 //! **The promise.** An attempt makes at most one accepted transaction, its report has one outcome for each recipient, and
 //! only a 2yz to the final dot makes one of them relayed. It ends within the timeouts of RFC 5321 section 4.5.3.2, whatever the
-//! peer does. Apart from our Received line the octets out are the octets in.
+//! peer does. Apart from our Received line and the signatures below it the octets out are
+//! the octets in.
 //!
 //! ```text
 //! attempt -> pool (a connection, or the right to open one) -> connect (host, address, race) -> client (greeting, EHLO, TLS)
@@ -52,6 +53,15 @@ use crate::route::Resolver;
 
 pub use options::{Options, Timeouts, TlsMode};
 
+/// What goes over the wire after DATA, beside our Received line.
+#[derive(Clone, Debug, Default)]
+pub struct Outgoing {
+    /// Header fields that go above the content: signatures. No line of it begins with a dot, and each ends in CRLF.
+    pub prefix: Bytes,
+    /// The content, dot-stuffed; ends in CRLF unless it is empty.
+    pub content: Bytes,
+}
+
 /// Addresses remembered as unreachable, or as having a broken TLS.
 const SUSPECTS_MAX: usize = 10_000;
 /// An unreachable address goes last for so long at first, and at most.
@@ -97,10 +107,10 @@ impl Delivery {
         self.0.options.store(Arc::new(options));
     }
 
-    /// Makes one attempt. `content` is dot-stuffed and ends in CRLF unless it is empty.
-    pub async fn attempt(&self, attempt: Attempt, content: Bytes) -> AttemptReport {
+    /// Makes one attempt.
+    pub async fn attempt(&self, attempt: Attempt, outgoing: Outgoing) -> AttemptReport {
         let options = self.0.options.load_full();
-        let mut run = Run::new(&self.0.means, &options, &attempt, &content);
+        let mut run = Run::new(&self.0.means, &options, &attempt, &outgoing);
         let conclusion = run.conclude().await;
         let Run { delays, peer, bytes, transaction, .. } = run;
         self.count(&attempt, &conclusion, bytes);
@@ -149,7 +159,7 @@ struct Run<'a> {
     means: &'a Means,
     options: &'a Options,
     attempt: &'a Attempt,
-    content: &'a [u8],
+    outgoing: &'a Outgoing,
     delays: Delays,
     peer: Option<SocketAddr>,
     bytes: u64,
@@ -157,8 +167,8 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(means: &'a Means, options: &'a Options, attempt: &'a Attempt, content: &'a [u8]) -> Run<'a> {
-        Run { means, options, attempt, content, delays: Delays::default(), peer: None, bytes: 0, transaction: false }
+    fn new(means: &'a Means, options: &'a Options, attempt: &'a Attempt, outgoing: &'a Outgoing) -> Run<'a> {
+        Run { means, options, attempt, outgoing, delays: Delays::default(), peer: None, bytes: 0, transaction: false }
     }
 
     /// Goes from connection to connection until one has carried the transaction or none is left: on from an idle one that
@@ -216,7 +226,7 @@ impl<'a> Run<'a> {
     ) -> Option<Conclusion> {
         let (started, written) = (Instant::now(), if reused { connection.session.written() } else { 0 });
         let means = transaction::Means {
-            content: self.content,
+            outgoing: self.outgoing,
             hostname: &self.options.hostname,
             timeouts: &self.options.timeouts,
             pass_eight_bit: self.options.pass_eight_bit,

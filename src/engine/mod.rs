@@ -22,7 +22,7 @@ use tokio::task::{Id, JoinSet};
 
 pub use self::metrics::Metrics;
 pub use self::payer::Payer;
-use self::work::{Done, Lost};
+use self::work::{Done, Lost, NotReady};
 use crate::attempt::AttemptReport;
 use crate::clock::{Clock, Tick};
 use crate::delivery::Delivery;
@@ -32,6 +32,7 @@ use crate::mail::{AttemptId, Destination, RecipientId};
 use crate::outcome::{Outcome, Reason};
 use crate::route::Resolver;
 use crate::settle::{self, Rules, Settled};
+use crate::sign::Signer;
 use crate::spool::{Accepted, ContentError, Loaded, Spool};
 
 /// Accepted batches that may wait for the engine.
@@ -49,7 +50,7 @@ const WAKE_PAGE: usize = 500;
 /// How often a recipient may be offered again at once before it is deferred like any other.
 const SKIPS_MAX: u8 = 20;
 
-/// How long recipients are held whose content is damaged or missing, or could not be read just now.
+/// How long recipients are held whose content is damaged or missing, or could not be read or signed just now.
 const HOLD_DAMAGED: Duration = Duration::from_secs(3600);
 const HOLD_UNREADABLE: Duration = Duration::from_secs(60);
 
@@ -60,6 +61,8 @@ pub struct Parts {
     pub spool: Spool,
     /// Makes attempts.
     pub delivery: Delivery,
+    /// Signs what they carry.
+    pub signer: Signer,
     /// Finds sites.
     pub resolver: Resolver,
     /// Takes one line per outcome.
@@ -216,7 +219,7 @@ impl Engine {
             Ok((_, Done::Resolved(destination, found))) => self.resolved(&destination, found, now),
             Ok((_, Done::Loaded(destination, rows))) => self.loaded(&destination, rows, now),
             Ok((_, Done::Attempted(report))) => self.attempted(*report, now),
-            Ok((_, Done::NoContent(attempt, error))) => self.no_content(*attempt, &error, now),
+            Ok((_, Done::NotReady(attempt, error))) => self.not_ready(*attempt, &error, now),
             Err(error) => self.contain(error, lost, now),
         }
     }
@@ -274,10 +277,15 @@ impl Engine {
         report
     }
 
-    fn no_content(&mut self, attempt: crate::attempt::Attempt, error: &ContentError, now: Tick) {
+    fn not_ready(&mut self, attempt: crate::attempt::Attempt, error: &NotReady, now: Tick) {
         tracing::error!(%error, attempt = %attempt.id, recipients = attempt.recipients.len(), "recipients are held");
-        self.parts.metrics.content_unreadable();
-        let pause = if matches!(error, ContentError::Io(..)) { HOLD_UNREADABLE } else { HOLD_DAMAGED };
+        if matches!(error, NotReady::Content(_)) {
+            self.parts.metrics.content_unreadable();
+        }
+        let pause = match error {
+            NotReady::Signature(_) | NotReady::Content(ContentError::Io(..)) => HOLD_UNREADABLE,
+            NotReady::Content(_) => HOLD_DAMAGED,
+        };
         let (destination, site) = (attempt.destination, attempt.site);
         let settled = settle::hold(attempt.recipients, &error.to_string(), pause, now);
         self.apply(settled);

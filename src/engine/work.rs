@@ -2,19 +2,34 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Engine;
 use crate::attempt::{Attempt, AttemptReport, Site};
+use crate::delivery::Outgoing;
 use crate::dispatch::Resolution;
 use crate::mail::{Destination, Queued};
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
-use crate::spool::{ContentError, Loaded};
+use crate::sign::{SignError, Signer};
+use crate::spool::{ContentError, Loaded, Spool};
 
 /// What a task came back with.
 pub(super) enum Done {
     Resolved(Destination, Result<Resolution, Reason>),
     Loaded(Destination, std::io::Result<Loaded>),
     Attempted(Box<AttemptReport>),
-    NoContent(Box<Attempt>, ContentError),
+    NotReady(Box<Attempt>, NotReady),
+}
+
+/// Why there was nothing to send.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotReady {
+    /// The content is damaged, missing or unreadable.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// It could not be signed.
+    #[error(transparent)]
+    Signature(#[from] SignError),
 }
 
 /// What is lost if a task panics.
@@ -54,20 +69,32 @@ impl Engine {
     }
 
     pub(super) fn start_attempt(&mut self, attempt: Attempt) {
-        let (spool, delivery) = (self.parts.spool.clone(), self.parts.delivery.clone());
+        let (spool, signer) = (self.parts.spool.clone(), self.parts.signer.clone());
+        let delivery = self.parts.delivery.clone();
         let stake = Stake {
             destination: attempt.destination.clone(),
             site: Arc::clone(&attempt.site),
             recipients: attempt.recipients.clone(),
         };
         let task = self.tasks.spawn(async move {
-            match spool.content(attempt.envelope.content).await {
-                Ok(content) => Done::Attempted(Box::new(delivery.attempt(attempt, content.bytes).await)),
-                Err(error) => Done::NoContent(Box::new(attempt), error),
+            match prepare(&spool, &signer, &attempt).await {
+                Ok(outgoing) => Done::Attempted(Box::new(delivery.attempt(attempt, outgoing).await)),
+                Err(error) => Done::NotReady(Box::new(attempt), error),
             }
         });
         self.at_stake.insert(task.id(), Lost::Attempt(Box::new(stake)));
     }
+}
+
+/// Fetches the content and has it signed. A report to a list host of ours needs no signature.
+async fn prepare(spool: &Spool, signer: &Signer, attempt: &Attempt) -> Result<Outgoing, NotReady> {
+    let envelope = &attempt.envelope;
+    let content = spool.content(envelope.content).await?.bytes;
+    let prefix = match attempt.destination {
+        Destination::Domain(_) => signer.sign(&envelope.list_host, envelope.content, &content).await?,
+        Destination::ListHost(_) => Bytes::new(),
+    };
+    Ok(Outgoing { prefix, content })
 }
 
 /// The reason for deferring a recipient that its next hop never let us try.

@@ -80,6 +80,15 @@ impl Dns {
         .await
     }
 
+    /// The TXT records of a name, each joined of its strings. Octets that are no UTF-8 are replaced.
+    pub(super) async fn txt(&self, name: &str) -> Answer<String> {
+        self.ask(name, RecordType::TXT, |data| match data {
+            RData::TXT(txt) => Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned()),
+            _ => None,
+        })
+        .await
+    }
+
     async fn ask<T>(&self, name: &str, kind: RecordType, pick: fn(&RData) -> Option<T>) -> Answer<T> {
         let Ok(name) = Name::from_ascii(format!("{}.", name.trim_end_matches('.'))) else {
             return Answer::Unknown(format!("{name:?} is no name to ask for"));
@@ -93,7 +102,12 @@ impl Dns {
             Err(error) => nothing(error),
         };
         let result = answer.as_str();
-        self.questions.with_label_values(&[if kind == RecordType::MX { "mx" } else { "address" }, result]).inc();
+        let kind = match kind {
+            RecordType::MX => "mx",
+            RecordType::TXT => "txt",
+            _ => "address",
+        };
+        self.questions.with_label_values(&[kind, result]).inc();
         answer
     }
 }

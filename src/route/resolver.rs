@@ -138,6 +138,18 @@ impl Resolver {
         if usable.is_empty() { Err(prohibited(host, &found)) } else { Ok(usable) }
     }
 
+    /// Asks for the TXT records of a name. Not remembered.
+    ///
+    /// # Errors
+    /// The DNS gave no answer (4.4.3). That there are none is an answer.
+    pub async fn txt(&self, name: &str) -> Result<Vec<String>, Reason> {
+        match self.0.setup.load_full().dns.txt(name).await {
+            Answer::Records(records, _) => Ok(records),
+            Answer::NoData | Answer::NoName => Ok(Vec::new()),
+            Answer::Unknown(error) => Err(unanswered(name, "TXT", &error)),
+        }
+    }
+
     /// Finds the addresses of a list host's bounce address. The operator declared it: only our own listeners are refused.
     ///
     /// # Errors

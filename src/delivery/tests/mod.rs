@@ -13,13 +13,17 @@ use prometheus::Registry;
 
 use self::peer::Peer;
 use super::testing::attempt;
-use super::{Delivery, Options, Timeouts, TlsMode};
+use super::{Delivery, Options, Outgoing, Timeouts, TlsMode};
 use crate::attempt::{Attempt, AttemptReport, BounceAddress, Exchanger, Limits, Route, Site};
 use crate::budget::Descriptors;
 use crate::outcome::{Outcome, Reason};
 use crate::route::testing::{FakeDns, resolver};
 
 const CONTENT: &[u8] = b"Subject: x\r\n\r\n..stuffed\r\n.. \r\n\xc3\xbc\r\n";
+
+fn outgoing() -> Outgoing {
+    Outgoing { prefix: Bytes::new(), content: Bytes::from_static(CONTENT) }
+}
 
 /// Delivery with a name server of its own.
 struct House {
@@ -71,7 +75,7 @@ async fn house_with(peer: &Peer, options: Options) -> House {
 
 impl House {
     async fn attempt(&self, attempt: Attempt) -> AttemptReport {
-        self.delivery.attempt(attempt, Bytes::from_static(CONTENT)).await
+        self.delivery.attempt(attempt, outgoing()).await
     }
 
     /// Sends to recipients at the one peer.
