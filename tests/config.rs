@@ -58,6 +58,7 @@ fn every_key_stands_in_the_documented_configuration() {
     assert_documented::<raw::Listener>("listener");
     assert_documented::<raw::ListHost>("list_host");
     assert_documented::<raw::Dkim>("dkim");
+    assert_documented::<raw::Source>("source");
     assert_documented::<raw::Ingress>("ingress");
     assert_documented::<raw::Dns>("dns");
     assert_documented::<raw::Timeouts>("delivery.timeouts");

@@ -1,6 +1,8 @@
 //! `posthaste check`: a configuration in the words of what will happen.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
 
 use anyhow::Context;
 use prometheus::Registry;
@@ -9,6 +11,7 @@ use super::{ConfigFile, Failure, print};
 use crate::budget::Descriptors;
 use crate::config::Config;
 use crate::config::units::{BounceUrl, Span};
+use crate::delivery::Source;
 use crate::ingress::ListHost;
 use crate::route::Resolver;
 use crate::sign::SigningKey;
@@ -67,6 +70,9 @@ fn describe(config: &Config) -> String {
     for host in &config.ingress.list_hosts {
         row("list host", &list_host(host));
     }
+    for source in &config.delivery.sources {
+        row("leaves from", &local_source(source));
+    }
     for key in &config.sign.keys {
         row("signs", &signing_key(key));
     }
@@ -106,6 +112,20 @@ fn list_host(host: &ListHost) -> String {
         host.reverse_path_domains.join(", "),
         bounces.join(", then "),
     )
+}
+
+fn local_source(source: &Source) -> String {
+    let list = |what: &str, names: &[Arc<str>]| match names {
+        [] => String::new(),
+        names => format!(", {what} {}", names.join(", ")),
+    };
+    let address = |ip: &IpAddr| match UdpSocket::bind((*ip, 0)) {
+        Ok(_) => ip.to_string(),
+        Err(error) => format!("{ip} (cannot be bound here: {error})"),
+    };
+    let addresses: Vec<String> = source.addresses.iter().map(address).collect();
+    let (hosts, providers) = (list("mail of", &source.list_hosts), list("to", &source.providers));
+    format!("{} as {}: {}{hosts}{providers}", source.name, source.hostname, addresses.join(", "))
 }
 
 fn signing_key(key: &SigningKey) -> String {

@@ -11,6 +11,7 @@ mod document;
 pub mod providers;
 pub mod raw;
 mod signing;
+mod sources;
 mod translate;
 pub mod units;
 
@@ -168,6 +169,35 @@ address = "127.0.0.1:8025"
         assert_eq!(config.dispatch.retry.delays.len(), 7);
         assert_eq!(config.dispatch.retry.expire_after, Duration::from_secs(5 * 86_400));
         assert_eq!(config.route.own_addresses, [config.ingress.listeners[0].address]);
+    }
+
+    #[test]
+    fn every_mistake_about_a_source_names_its_key_and_the_remedy() {
+        let plain = "name = \"a\"\naddresses = [\"127.0.0.2\"]";
+        let twice = format!("{plain}\n[[source]]\nname = \"b\"\nproviders = [\"google\"]\naddresses = [\"127.0.0.3\"]");
+        let cases = [
+            ("name = \"a b\"\naddresses = [\"127.0.0.2\"]", "source[0].name", "characters"),
+            ("name = \"a\"\naddresses = []", "source[0].addresses", "at least one"),
+            ("name = \"a\"\naddresses = [\"0.0.0.0\"]", "source[0].addresses[0]", "no address"),
+            ("name = \"a\"\naddresses = [\"::1\", \"::1\"]", "source[0].addresses[1]", "twice"),
+            (&format!("{plain}\nlist_hosts = [\"x\"]"), "source[0].list_hosts[0]", "no [[list_host]] \"x\""),
+            (&format!("{plain}\nproviders = [\"x\"]"), "source[0].providers[0]", "google"),
+            (&format!("{plain}\nhostname = \"x\""), "source[0].hostname", "out1.example.net"),
+            (&format!("{plain}\n[[source]]\n{plain}"), "source[1].name", "already"),
+            (&twice, "source[1]", "source[0] \"a\" above it takes all"),
+        ];
+        for (lines, key, remedy) in cases {
+            assert_problem("[admin]", &format!("[[source]]\n{lines}\n[admin]"), key, remedy);
+        }
+    }
+
+    #[test]
+    fn a_source_with_conditions_may_stand_before_one_without() {
+        let sources = "[[source]]\nname = \"g\"\naddresses = [\"127.0.0.2\"]\nproviders = [\"google\"]\n\
+                       [[source]]\nname = \"rest\"\naddresses = [\"127.0.0.3\"]\nhostname = \"Out.Example.NET\"\n[admin]";
+        let config = parse(&SMALL.replacen("[admin]", sources, 1)).expect("valid");
+        let names: Vec<&str> = config.delivery.sources.iter().map(|source| &*source.hostname).collect();
+        assert_eq!(names, ["relay.example.net", "out.example.net"]);
     }
 
     /// A key of the test data.

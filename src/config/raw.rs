@@ -3,7 +3,7 @@
 //!
 //! Keys that are not listed here are refused. The defaults stand in the `Default` implementations, once.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -32,6 +32,8 @@ pub struct Raw {
     pub list_host: Vec<ListHost>,
     /// `[[dkim]]`. None: nothing is signed.
     pub dkim: Vec<Dkim>,
+    /// `[[source]]`. None: the system chooses the address that mail leaves from.
+    pub source: Vec<Source>,
     /// `[ingress]`.
     pub ingress: Ingress,
     /// `[dns]`.
@@ -172,6 +174,26 @@ pub struct Dkim {
     /// Names of the list hosts whose mail it signs. Default: all.
     #[serde(default)]
     pub list_hosts: Vec<String>,
+}
+
+/// `[[source]]`: local addresses that mail leaves from. The first one that fits is taken.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Its name in logs and metrics. Required, and different from the others'.
+    pub name: String,
+    /// Addresses of this machine, IPv4 and IPv6; they take turns. Where there is none of a family, exchangers of that family
+    /// are passed over. Required.
+    pub addresses: Vec<IpAddr>,
+    /// The name that EHLO gives from there; the addresses must resolve to it, and it to them. Default: the global `hostname`.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// Names of the list hosts whose mail leaves from here. Default: all.
+    #[serde(default)]
+    pub list_hosts: Vec<String>,
+    /// Names of provider rules that it is for. Default: all, and everybody else.
+    #[serde(default)]
+    pub providers: Vec<String>,
 }
 
 /// `[ingress]`: what list hosts may do.

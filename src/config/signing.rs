@@ -14,7 +14,7 @@ pub(super) fn options(raw: &Raw, findings: &mut Findings<'_>, directory: &Path) 
     let mut keys: Vec<SigningKey> = Vec::with_capacity(raw.dkim.len());
     for (index, dkim) in raw.dkim.iter().enumerate() {
         let at = format!("dkim[{index}]");
-        check_list_hosts(raw, dkim, &at, findings);
+        findings.check_names_of_list_hosts(raw, &at, &dkim.list_hosts);
         let Some(key) = signing_key(dkim, &at, findings, directory) else { continue };
         match keys.iter().find(|other| other.record_name() == key.record_name()) {
             Some(other) => findings.error(
@@ -28,14 +28,6 @@ pub(super) fn options(raw: &Raw, findings: &mut Findings<'_>, directory: &Path) 
         }
     }
     Options { keys }
-}
-
-fn check_list_hosts(raw: &Raw, dkim: &raw::Dkim, at: &str, findings: &mut Findings<'_>) {
-    for (index, name) in dkim.list_hosts.iter().enumerate() {
-        if !raw.list_host.iter().any(|host| host.name == *name) {
-            findings.error(&format!("{at}.list_hosts[{index}]"), format!("there is no [[list_host]] {name:?}"));
-        }
-    }
 }
 
 fn signing_key(dkim: &raw::Dkim, at: &str, findings: &mut Findings<'_>, directory: &Path) -> Option<SigningKey> {

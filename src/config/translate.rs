@@ -8,7 +8,7 @@ use super::Config;
 use super::document::{Document, Problem};
 use super::providers::{self, InForce};
 use super::raw::{self, Raw};
-use super::signing;
+use super::{signing, sources};
 use crate::mail::{Domain, Mailbox};
 use crate::{admin, bounce, delivery, dispatch, ingress, log, route, sign, spool};
 
@@ -27,9 +27,16 @@ pub(super) fn translate(
     findings.check_all(&raw, directory);
     let sign = signing::options(&raw, &mut findings, directory);
     let providers = providers::load(own_providers).map_err(|problems| findings.errors.extend(problems));
+    let sources = match &providers {
+        Ok(providers) => sources::options(&raw, &mut findings, &hostname, &providers.rules),
+        Err(()) => Vec::new(),
+    };
     match providers {
         Ok(providers) if findings.errors.is_empty() => {
-            Ok(options(raw, &hostname, providers, sign, directory, findings.warnings))
+            let mut config = options(raw, &hostname, providers, directory, findings.warnings);
+            config.sign = sign;
+            config.delivery.sources = sources;
+            Ok(config)
         }
         _ => Err(findings.errors),
     }
@@ -109,10 +116,7 @@ impl Findings<'_> {
     }
 
     fn check_identity(&mut self, key: &str, host: &raw::ListHost, tls: bool) {
-        let well_formed = (1..=64).contains(&host.name.len()) && host.name.chars().all(is_name_char);
-        if !well_formed {
-            self.error(&format!("{key}.name"), "a name is 1 to 64 of the characters a-z A-Z 0-9 . _ -");
-        }
+        self.check_name(key, &host.name);
         if host.weight == 0 {
             self.error(&format!("{key}.weight"), "0 would never give it a turn; at least 1");
         }
@@ -137,6 +141,23 @@ impl Findings<'_> {
                     &format!("{key}.users[{at}].password_hash"),
                     "not an argon2 hash in PHC format; `posthaste config hash-password` makes one",
                 );
+            }
+        }
+    }
+
+    /// The name of a section, as it may stand in a metric.
+    pub(super) fn check_name(&mut self, key: &str, name: &str) {
+        let well_formed = (1..=64).contains(&name.len()) && name.chars().all(is_name_char);
+        if !well_formed {
+            self.error(&format!("{key}.name"), "a name is 1 to 64 of the characters a-z A-Z 0-9 . _ -");
+        }
+    }
+
+    /// Names of list hosts in another section.
+    pub(super) fn check_names_of_list_hosts(&mut self, raw: &Raw, key: &str, names: &[String]) {
+        for (index, name) in names.iter().enumerate() {
+            if !raw.list_host.iter().any(|host| host.name == *name) {
+                self.error(&format!("{key}.list_hosts[{index}]"), format!("there is no [[list_host]] {name:?}"));
             }
         }
     }
@@ -300,14 +321,7 @@ fn hostname(raw: &Raw, findings: &mut Findings<'_>) -> Arc<str> {
     name.into()
 }
 
-fn options(
-    raw: Raw,
-    hostname: &Arc<str>,
-    providers: InForce,
-    sign: sign::Options,
-    directory: &Path,
-    warnings: Vec<Problem>,
-) -> Config {
+fn options(raw: Raw, hostname: &Arc<str>, providers: InForce, directory: &Path, warnings: Vec<Problem>) -> Config {
     let list_hosts: Vec<_> = raw.list_host.iter().map(|host| Arc::new(list_host(host))).collect();
     Config {
         hostname: Arc::clone(hostname),
@@ -317,7 +331,7 @@ fn options(
         dispatch: dispatch_options(&raw, &list_hosts),
         bounce: bounce_options(&raw.bounce, hostname),
         admin: admin_options(&raw.admin, hostname),
-        sign,
+        sign: sign::Options::default(),
         log: log::Options { format: raw.log.format, level: raw.log.level },
         ingress: ingress_options(&raw, hostname, list_hosts, directory),
         raw,
@@ -422,6 +436,7 @@ fn delivery_options(raw: &raw::Delivery, hostname: &Arc<str>) -> delivery::Optio
         },
         connections: raw.connections,
         pass_eight_bit: raw.pass_eight_bit,
+        sources: Vec::new(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! unasked-for is found before the next command is written, so a reply is never taken for the answer to another command.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mail_send::SmtpClient;
@@ -32,6 +32,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub(super) struct Peer {
     /// Its address.
     pub(super) address: SocketAddr,
+    /// Our own address.
+    pub(super) local: Option<IpAddr>,
     /// `host[address]:port`, as in [`Reason::remote`](crate::outcome::Reason::remote).
     pub(super) remote: Box<str>,
     /// Its name, for SNI and for "another host than this one".
@@ -44,7 +46,7 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(host: &str, address: SocketAddr, lmtp: bool, may_be_us: bool) -> Peer {
-        Peer { address, remote: remote(host, address), host: host.into(), lmtp, may_be_us }
+        Peer { address, local: None, remote: remote(host, address), host: host.into(), lmtp, may_be_us }
     }
 }
 
@@ -57,6 +59,8 @@ pub(super) fn remote(host: &str, address: SocketAddr) -> Box<str> {
 #[derive(Clone, Copy)]
 pub(super) struct Manners<'a> {
     /// The name we give.
+    pub(super) helo: &'a str,
+    /// The name that our own listeners give, by which we recognise ourselves.
     pub(super) hostname: &'a str,
     /// Per command.
     pub(super) timeouts: &'a Timeouts,
@@ -132,7 +136,7 @@ impl Session {
     }
 
     async fn say_hello(&mut self, verb: &str, manners: Manners<'_>) -> Result<Reply, Setback> {
-        let line = format!("{verb} {}\r\n", manners.hostname);
+        let line = format!("{verb} {}\r\n", manners.helo);
         let reply = self.command(line.as_bytes(), manners.timeouts.hello).await;
         reply.map_err(|fault| classify::unusable(Phase::Hello, &fault, &self.peer.remote))
     }

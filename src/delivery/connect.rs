@@ -20,10 +20,11 @@ use tokio_rustls::TlsConnector;
 use super::classify::{self, Fault, Setback};
 use super::client::{Manners, OpenError, Peer, Session, remote};
 use super::metrics::Metrics;
-use super::options::{Options, TlsMode};
+use super::options::{Options, Source, TlsMode};
 use super::pool::{Pool, Slot};
+use super::source::{self, Health};
 use super::suspects::Suspects;
-use crate::attempt::{Limits, Route, Site};
+use crate::attempt::{Attempt, Limits, Route, Site};
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
 use crate::route::Resolver;
 
@@ -42,6 +43,8 @@ pub(super) struct Means {
     pub(super) unreachable: Suspects,
     /// Addresses whose STARTTLS is broken: spoken to in clear for a while.
     pub(super) broken_tls: Suspects,
+    /// Addresses of ours.
+    pub(super) sources: Health,
     pub(super) metrics: Metrics,
 }
 
@@ -60,6 +63,9 @@ pub(super) struct Course<'a> {
     means: &'a Means,
     options: &'a Options,
     limits: &'a Limits,
+    provider: &'a Arc<str>,
+    /// Where to dial from; `None`: the system chooses.
+    source: Option<&'a Arc<Source>>,
     hops: VecDeque<Hop>,
     /// Hosts of which every address failed lately.
     postponed: VecDeque<(Hop, VecDeque<SocketAddr>)>,
@@ -74,14 +80,22 @@ pub(super) struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    pub(super) fn new(means: &'a Means, options: &'a Options, site: &Site, limits: &'a Limits) -> Course<'a> {
+    pub(super) fn new(
+        means: &'a Means,
+        options: &'a Options,
+        attempt: &'a Attempt,
+        source: Option<&'a Arc<Source>>,
+    ) -> Course<'a> {
+        let site = &attempt.site;
         let timeouts = &options.timeouts;
         let addresses_left = means.resolver.address_limit();
         let dialling = timeouts.connect.saturating_mul(u32::try_from(addresses_left).unwrap_or(u32::MAX));
         Course {
             means,
             options,
-            limits,
+            limits: &attempt.limits,
+            provider: &site.provider,
+            source,
             hops: hops(site, options.port),
             postponed: VecDeque::new(),
             current: None,
@@ -171,7 +185,7 @@ impl<'a> Course<'a> {
                 }
             };
             let now = Instant::now();
-            let suspect = |address: &SocketAddr| self.means.unreachable.is_suspect(address.ip(), now);
+            let suspect = |address: &SocketAddr| self.means.unreachable.is_suspect(&address.ip(), now);
             addresses.sort_by_key(suspect);
             let hopeless = addresses.iter().all(suspect);
             let entry = (hop, VecDeque::from(addresses));
@@ -192,7 +206,26 @@ impl<'a> Course<'a> {
             false => resolver.addresses(&hop.host, hop.port).await,
         };
         self.resolving += started.elapsed();
-        found
+        found.and_then(|addresses| self.reachable(hop, addresses))
+    }
+
+    /// Of a source without an IPv6 address nothing leaves for one.
+    fn reachable(&self, hop: &Hop, mut addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Reason> {
+        let Some(source) = self.source else { return Ok(addresses) };
+        addresses.retain(|address| source.reaches(address));
+        if addresses.is_empty() {
+            let text = format!("source {} has no address of the family of {}", source.name, hop.host);
+            return Err(source::unusable(&text).reason);
+        }
+        Ok(addresses)
+    }
+
+    /// A socket to dial this address with.
+    fn socket(&self, to: SocketAddr) -> Result<TcpSocket, Setback> {
+        match self.source {
+            Some(source) => self.means.sources.bind(source, self.provider, to),
+            None => source::unbound(to).map_err(|error| source::unusable(&error.to_string())),
+        }
     }
 
     /// Dials the host and opens a session with it, in clear on a new connection where TLS fails (RFC 7435 section 3).
@@ -203,9 +236,11 @@ impl<'a> Course<'a> {
         slot: &Slot,
     ) -> Result<Session, Setback> {
         let (stream, address) = self.race(hop, addresses, slot).await?;
-        let peer = Peer::new(&hop.host, address, hop.lmtp, !hop.declared);
+        let mut peer = Peer::new(&hop.host, address, hop.lmtp, !hop.declared);
+        peer.local = stream.local_addr().ok().map(|local| local.ip());
+        let local = peer.local;
         let tls = match self.options.tls {
-            TlsMode::Opportunistic if !self.means.broken_tls.is_suspect(address.ip(), Instant::now()) => {
+            TlsMode::Opportunistic if !self.means.broken_tls.is_suspect(&address.ip(), Instant::now()) => {
                 Some(&self.means.tls)
             }
             _ => None,
@@ -215,7 +250,8 @@ impl<'a> Course<'a> {
             Err(OpenError::Setback(setback)) => Err(setback),
             Ok(session) => Ok(session),
         };
-        if opened.is_err() {
+        if let Err(setback) = &opened {
+            self.means.sources.learn(self.source.map(|source| &**source), local, self.provider, &setback.reason);
             // Next time another host may come first.
             self.means.unreachable.failed(address.ip(), Instant::now());
         }
@@ -223,7 +259,9 @@ impl<'a> Course<'a> {
     }
 
     async fn open(&self, stream: TcpStream, peer: Peer, tls: Option<&TlsConnector>) -> Result<Session, OpenError> {
-        let manners = Manners { hostname: &self.options.hostname, timeouts: &self.options.timeouts, tls };
+        let hostname = &self.options.hostname;
+        let helo = self.source.map_or(hostname, |source| &source.hostname);
+        let manners = Manners { helo, hostname, timeouts: &self.options.timeouts, tls };
         let session = Session::open(stream, peer, manners).await?;
         self.means.metrics.sessions.with_label_values(&["open"]).inc();
         Ok(session)
@@ -236,7 +274,8 @@ impl<'a> Course<'a> {
         if !self.means.pool.paced(slot, self.limits, self.until).await {
             return Err(setback);
         }
-        let stream = dial(peer.address, self.options.timeouts.connect, self.options.timeouts.block).await;
+        let socket = self.socket(peer.address)?;
+        let stream = dial(socket, peer.address, self.options.timeouts.connect, self.options.timeouts.block).await;
         let stream = self
             .judge_dial(peer.address, stream)
             .map_err(|fault| classify::unusable(Phase::Connect, &fault, &peer.remote))?;
@@ -263,7 +302,15 @@ impl<'a> Course<'a> {
             let may_dial = racing.len() <= spare.len() && self.addresses_left > 0 && Instant::now() < self.until;
             if may_dial && let Some(address) = addresses.pop_front() {
                 self.addresses_left -= 1;
-                racing.spawn(async move { (address, dial(address, timeouts.connect, timeouts.block).await) });
+                match self.socket(address) {
+                    Ok(socket) => drop(racing.spawn(async move {
+                        (address, dial(socket, address, timeouts.connect, timeouts.block).await)
+                    })),
+                    Err(setback) => {
+                        last = Some(setback);
+                        continue;
+                    }
+                }
             }
             if racing.is_empty() {
                 return Err(last.unwrap_or_else(|| self.untried(hop)));
@@ -301,7 +348,7 @@ impl<'a> Course<'a> {
         match result {
             Ok(stream) => {
                 dials.with_label_values(&["connected"]).inc();
-                self.means.unreachable.succeeded(address.ip());
+                self.means.unreachable.succeeded(&address.ip());
                 Ok(stream)
             }
             Err(error) => {
@@ -368,8 +415,12 @@ fn hops(site: &Site, port: u16) -> VecDeque<Hop> {
 }
 
 /// Opens one TCP connection. No delay: an envelope or a final dot must not wait for the peer's delayed acknowledgement.
-async fn dial(address: SocketAddr, within: Duration, unacknowledged: Duration) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+async fn dial(
+    socket: TcpSocket,
+    address: SocketAddr,
+    within: Duration,
+    unacknowledged: Duration,
+) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     let stream = timeout(within, socket.connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let options = SockRef::from(&stream);

@@ -23,6 +23,7 @@ mod pace;
 mod pool;
 mod received;
 mod reply;
+mod source;
 mod stream;
 mod suspects;
 #[cfg(test)]
@@ -43,15 +44,15 @@ use tokio::time::Instant;
 
 use self::connect::{Course, Means};
 use self::metrics::Metrics;
-use self::pool::{Checkout, Connection, Pool, Slot};
+use self::pool::{Checkout, Connection, Pool, Slot, Wanted};
 use self::suspects::Suspects;
 use self::transaction::{Conclusion, End};
-use crate::attempt::{Attempt, AttemptReport, Delays};
+use crate::attempt::{Attempt, AttemptReport, Delays, Route};
 use crate::budget::Descriptors;
 use crate::outcome::{Outcome, Reason};
 use crate::route::Resolver;
 
-pub use options::{Options, Timeouts, TlsMode};
+pub use options::{Options, Source, Timeouts, TlsMode};
 
 /// What goes over the wire after DATA, beside our Received line.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +97,7 @@ impl Delivery {
             tls: tls::connector(metrics.tls.clone()),
             unreachable: Suspects::new(UNREACHABLE.0, UNREACHABLE.1, SUSPECTS_MAX),
             broken_tls: Suspects::new(BROKEN_TLS.0, BROKEN_TLS.1, SUSPECTS_MAX),
+            sources: source::Health::new(registry)?,
             metrics,
         };
         Ok(Delivery(Arc::new(Inner { options: ArcSwap::from_pointee(options), means })))
@@ -160,6 +162,7 @@ struct Run<'a> {
     options: &'a Options,
     attempt: &'a Attempt,
     outgoing: &'a Outgoing,
+    source: Option<&'a Arc<Source>>,
     delays: Delays,
     peer: Option<SocketAddr>,
     bytes: u64,
@@ -168,7 +171,22 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(means: &'a Means, options: &'a Options, attempt: &'a Attempt, outgoing: &'a Outgoing) -> Run<'a> {
-        Run { means, options, attempt, outgoing, delays: Delays::default(), peer: None, bytes: 0, transaction: false }
+        // Bounces have a lane of their own.
+        let source = match attempt.site.route {
+            Route::Mx(_) => options.source_for(&attempt.envelope.list_host, &attempt.site.provider),
+            Route::ListHost(_) => None,
+        };
+        Run {
+            means,
+            options,
+            attempt,
+            outgoing,
+            source,
+            delays: Delays::default(),
+            peer: None,
+            bytes: 0,
+            transaction: false,
+        }
     }
 
     /// Goes from connection to connection until one has carried the transaction or none is left: on from an idle one that
@@ -197,7 +215,8 @@ impl<'a> Run<'a> {
     async fn checkout(&mut self, fresh: bool) -> Option<Checkout> {
         let waiting = Instant::now();
         let Attempt { site, limits, .. } = self.attempt;
-        let checkout = self.means.pool.checkout(site, limits, fresh, self.options.timeouts.quit).await;
+        let wanted = Wanted { site, limits, source: self.source, fresh };
+        let checkout = self.means.pool.checkout(wanted, self.options.timeouts.quit).await;
         self.delays.wait += waiting.elapsed();
         checkout
     }
@@ -210,11 +229,11 @@ impl<'a> Run<'a> {
         let resolving = course.resolving - before;
         self.delays.wait += resolving;
         self.delays.connect += started.elapsed() - resolving;
-        opened.map(|(session, slot)| Connection::new(session, slot))
+        opened.map(|(session, slot)| Connection::new(session, slot, self.source.cloned()))
     }
 
     fn course(&self) -> Course<'a> {
-        Course::new(self.means, self.options, &self.attempt.site, &self.attempt.limits)
+        Course::new(self.means, self.options, self.attempt, self.source)
     }
 
     /// `None`: another connection must be found.
@@ -238,6 +257,10 @@ impl<'a> Run<'a> {
         let (site, limits, quit) = (&self.attempt.site, &self.attempt.limits, self.options.timeouts.quit);
         match end {
             End::Done(conclusion) => {
+                if let Some(trouble) = &conclusion.trouble {
+                    let (source, local) = (connection.source.as_deref(), connection.session.peer.local);
+                    self.means.sources.learn(source, local, &site.provider, trouble);
+                }
                 self.transaction = true;
                 let kind = if reused { "reused" } else { "new" };
                 self.means.metrics.transactions.with_label_values(&[kind]).inc();

@@ -1,5 +1,6 @@
 //! `[delivery]` of the configuration, translated.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,42 @@ pub struct Options {
     pub connections: usize,
     /// Whether 8-bit content may go to a host without 8BITMIME (otherwise it fails with 5.6.3).
     pub pass_eight_bit: bool,
+    /// Where connections to exchangers come from, in the order of the configuration.
+    pub sources: Vec<Arc<Source>>,
+}
+
+impl Options {
+    /// The first source that fits; `None`: the system chooses.
+    pub(super) fn source_for(&self, list_host: &str, provider: &str) -> Option<&Arc<Source>> {
+        self.sources.iter().find(|source| source.fits(list_host, provider))
+    }
+}
+
+/// A pool of local addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its name in logs and metrics.
+    pub name: Arc<str>,
+    /// The local addresses; never empty.
+    pub addresses: Vec<IpAddr>,
+    /// The name that EHLO says from them.
+    pub hostname: Arc<str>,
+    /// The list hosts whose mail leaves from here; empty: all.
+    pub list_hosts: Vec<Arc<str>>,
+    /// The providers that it is for, by the names of their rules; empty: all.
+    pub providers: Vec<Arc<str>>,
+}
+
+impl Source {
+    fn fits(&self, list_host: &str, provider: &str) -> bool {
+        let is_named = |names: &[Arc<str>], name: &str| names.is_empty() || names.iter().any(|known| **known == *name);
+        is_named(&self.list_hosts, list_host) && is_named(&self.providers, provider)
+    }
+
+    /// Whether it has an address of the family of `address`.
+    pub(super) fn reaches(&self, address: &SocketAddr) -> bool {
+        self.addresses.iter().any(|local| local.is_ipv4() == address.is_ipv4())
+    }
 }
 
 /// STARTTLS towards exchangers.

@@ -3,6 +3,7 @@
 mod peer;
 mod pooling;
 mod sessions;
+mod sources;
 mod transactions;
 
 use std::sync::Arc;
@@ -52,6 +53,7 @@ fn options(port: u16) -> Options {
         },
         connections: 100,
         pass_eight_bit: true,
+        sources: Vec::new(),
     }
 }
 
