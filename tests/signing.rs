@@ -60,6 +60,7 @@ async fn stage() -> Stage {
         publish(&internet, &format!("{selector}._domainkey.lists.test"), &record(key));
         own += &format!("[[dkim]]\ndomain = \"lists.test\"\nselector = \"{selector}\"\nkey = {:?}\n", data(key));
     }
+    std::fs::write(workspace.path().join("providers.toml"), "").expect("written");
     let config = workspace.path().join("posthaste.toml");
     std::fs::write(&config, compose(&setting, Some((&own, workspace.path()))).expect("composed")).expect("written");
     let program = Program {

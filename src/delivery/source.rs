@@ -201,9 +201,9 @@ mod tests {
             let socket = health.bind(&mixed, &provider, to).expect("bound");
             assert_eq!(socket.local_addr().expect("bound").ip(), mixed.addresses[1]);
         }
-        let setback = health.bind(&source(&["192.0.2.77"]), &provider, to).err().expect("refused");
+        let setback = health.bind(&source(&["192.0.2.77"]), &provider, to).expect_err("refused");
         assert!(setback.reason.text.contains("192.0.2.77 of source a cannot be bound"), "{}", setback.reason);
-        let setback = health.bind(&source(&["::1"]), &provider, to).err().expect("refused");
+        let setback = health.bind(&source(&["::1"]), &provider, to).expect_err("refused");
         assert!(setback.reason.text.contains("no IPv4 address to reach 127.0.0.1"), "{}", setback.reason);
         assert!(!setback.permanent);
     }

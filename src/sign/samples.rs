@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,8 +33,11 @@ pub(super) fn old_rsa() -> PrivateKey {
 }
 
 fn read(name: &str) -> PrivateKey {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
-    PrivateKey::read(&path).expect("a key")
+    PrivateKey::read(&path(name)).expect("a key")
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
 /// A key for all list hosts, with its kind as the selector.
@@ -103,27 +106,54 @@ for index in range(count):
         print(error)
 "#;
 
+const ARC_SEAL: &str = r#"
+import sys, authres, dkim
+key = open(sys.argv[1], "rb").read()
+message = sys.stdin.buffer.read()
+sealed = dkim.arc_sign(message, b"arc", b"forwarder.example", key, b"forwarder.example")
+sys.stdout.buffer.write(b"".join(sealed))
+"#;
+
+const ARC_VERIFY: &str = r#"
+import json, sys, dkim
+records = json.loads(sys.argv[1])
+ask = lambda name, timeout=5: records.get(name.decode().rstrip("."), "").encode() or None
+print(dkim.arc_verify(sys.stdin.buffer.read(), dnsfunc=ask)[0].decode())
+"#;
+
 /// The same by Python's `dkimpy`; `None`, and a word about it, where it is not installed.
 pub(super) fn dkimpy(message: &[u8], records: &Records) -> Option<Vec<Result<(), String>>> {
-    let records = serde_json::to_string(records).expect("JSON");
-    let child = Command::new("python3")
-        .args(["-c", DKIMPY, &records])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    let Ok(mut child) = child else {
+    let output = python(DKIMPY, &serde_json::to_string(records).expect("JSON"), message)?;
+    let judge = |line: &str| if line == "True" { Ok(()) } else { Err(line.to_owned()) };
+    Some(String::from_utf8_lossy(&output).lines().map(judge).collect())
+}
+
+/// An ARC set (RFC 8617) for this message by `arc._domainkey.forwarder.example`, made with [`old_rsa`].
+pub(super) fn arc_seal(message: &[u8]) -> Option<Vec<u8>> {
+    python(ARC_SEAL, &path("dkim-rsa-2048-pkcs1.pem").display().to_string(), message)
+}
+
+/// The verdict on a message's ARC chain.
+pub(super) fn arc_verify(message: &[u8], records: &Records) -> Option<String> {
+    let output = python(ARC_VERIFY, &serde_json::to_string(records).expect("JSON"), message)?;
+    Some(String::from_utf8_lossy(&output).trim().to_owned())
+}
+
+/// What a script with `dkimpy` prints.
+fn python(script: &str, argument: &str, input: &[u8]) -> Option<Vec<u8>> {
+    let mut python = Command::new("python3");
+    python.args(["-c", script, argument]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let Ok(mut child) = python.spawn() else {
         eprintln!("SKIPPED: no python3, so dkimpy verified nothing");
         return None;
     };
-    let written = child.stdin.take().expect("a pipe").write_all(message);
+    let written = child.stdin.take().expect("a pipe").write_all(input);
     let output = child.wait_with_output().expect("it ends");
     let complaint = String::from_utf8_lossy(&output.stderr);
     if complaint.contains("No module named") {
-        eprintln!("SKIPPED: dkimpy is not installed (pip install dkimpy pynacl), so it verified nothing");
+        eprintln!("SKIPPED: dkimpy is not installed whole (pip install dkimpy[ARC,ed25519]), so it verified nothing");
         return None;
     }
     assert!(output.status.success() && written.is_ok(), "{complaint}");
-    let judge = |line: &str| if line == "True" { Ok(()) } else { Err(line.to_owned()) };
-    Some(String::from_utf8_lossy(&output.stdout).lines().map(judge).collect())
+    Some(output.stdout)
 }

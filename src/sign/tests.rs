@@ -118,6 +118,20 @@ async fn the_signatures_that_a_message_came_with_stay_valid() {
 }
 
 #[tokio::test]
+async fn an_arc_set_that_a_message_came_with_stays_valid() {
+    let forwarder =
+        SigningKey { selector: "arc".into(), ..samples::signing_key("forwarder.example", samples::old_rsa()) };
+    let message = b"Authentication-Results: forwarder.example; spf=pass smtp.mailfrom=a@example.org\r\n\
+                    From: a@example.org\r\nSubject: x\r\nTo: list@example.org\r\n\r\n.dot \r\n\r\n";
+    let Some(sealed) = samples::arc_seal(message) else { return };
+    let (signer, _) = signer(keys());
+    let message = signed(&signer, &[&sealed[..], message].concat()).await;
+    assert!(message.windows(9).filter(|at| at == b"ARC-Seal:").count() == 1);
+    assert_eq!(samples::arc_verify(&message, &samples::records(&[forwarder])).as_deref(), Some("pass"));
+    assert_verified(&message, &samples::records(&keys()), 2).await;
+}
+
+#[tokio::test]
 async fn fields_that_were_absent_may_be_added_on_the_way() {
     let (signer, _) = signer(keys());
     let message = signed(&signer, b"From: a@example.org\r\nSubject: x\r\n\r\nHello\r\n").await;
