@@ -55,14 +55,14 @@ async fn stage() -> Stage {
         list_domain: "lists.test".to_owned(),
         expire_after: Duration::from_secs(60),
     };
-    let mut own = "hostname = \"relay.test\"\n".to_owned();
+    let mut text = compose(&setting, None).expect("composed");
     for (selector, key) in KEYS {
         publish(&internet, &format!("{selector}._domainkey.lists.test"), &record(key));
-        own += &format!("[[dkim]]\ndomain = \"lists.test\"\nselector = \"{selector}\"\nkey = {:?}\n", data(key));
+        text += &format!("\n[[dkim]]\ndomain = \"lists.test\"\nselector = \"{selector}\"\nkey = {:?}\n", data(key));
     }
     std::fs::write(workspace.path().join("providers.toml"), "").expect("written");
     let config = workspace.path().join("posthaste.toml");
-    std::fs::write(&config, compose(&setting, Some((&own, workspace.path()))).expect("composed")).expect("written");
+    std::fs::write(&config, text).expect("written");
     let program = Program {
         path: env!("CARGO_BIN_EXE_posthaste").into(),
         config,
