@@ -1,4 +1,12 @@
 //! What a user of Posthaste can see, by behaviour; one binary, so that the library is linked once.
 
+mod bouncing;
 mod config;
+mod delivering;
+mod handing_over;
+mod limits;
+mod rehearsing;
+mod support;
+mod surviving;
 mod tidy;
+mod watching;
