@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use posthaste::rehearse::internet::{Internet, Policy};
-use posthaste::rehearse::{self, Options, ProgressStyle};
+use posthaste::rehearse::{self, Options, ProgressStyle, Scenario};
 
 use crate::support::{BINARY, Plan, Stage, message, subscribers};
 
@@ -138,8 +138,8 @@ async fn passes_with(fd_limit: u64) {
         relay: Some(BINARY.into()),
         recipients: 600,
         fd_limit: Some(fd_limit),
+        scenario: Scenario::Fast,
         deadline: Duration::from_secs(60),
-        expire_after: Some(Duration::from_secs(6)),
         progress: ProgressStyle::Off,
         ..Options::default()
     };
