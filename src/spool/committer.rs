@@ -20,8 +20,10 @@ const ROUND: usize = 2048;
 /// Rounds without an idle moment after which compaction gets a turn all the same.
 const BUSY_ROUNDS: u32 = 16;
 
-/// How long a round waits while checkpoints lag behind.
-const SLOW: Duration = Duration::from_millis(5);
+/// How long a round waits while checkpoints lag behind: at least, for each change that it made, and at most. A round of single
+/// messages loses little, one of long recipient lists no longer outruns the checkpoint.
+const SLOW: (Duration, Duration, Duration) =
+    (Duration::from_millis(5), Duration::from_micros(40), Duration::from_millis(250));
 
 /// Starts the threads and answers the committer's, which ends when it is told to close or when every sender is gone.
 pub(super) fn start(mut core: Core) -> io::Result<(Sender<Request>, JoinHandle<()>)> {
@@ -60,6 +62,7 @@ fn run(core: &mut Core, inbox: &Receiver<Request>) {
     let mut busy = 0;
     loop {
         let patience = if more { Duration::ZERO } else { core.patience() };
+        let before = core.changes();
         let idle = match inbox.recv_timeout(patience) {
             Ok(first) => {
                 let mut round = vec![first];
@@ -79,11 +82,17 @@ fn run(core: &mut Core, inbox: &Receiver<Request>) {
         more = core.turn(idle);
         if core.is_behind() {
             core.metrics.slowed.inc();
-            thread::sleep(SLOW);
+            thread::sleep(pause(core.changes().saturating_sub(before)));
         }
     }
     core.finish();
     refuse_the_rest(inbox);
+}
+
+/// How long a round that made so many changes waits.
+fn pause(changes: usize) -> Duration {
+    let (least, per_change, most) = SLOW;
+    per_change.saturating_mul(u32::try_from(changes).unwrap_or(u32::MAX)).clamp(least, most)
 }
 
 /// Dropping a reply tells its owner that the spool is closing.
