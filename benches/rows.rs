@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::ensure;
 use clap::ValueEnum;
 
 use crate::stage::{self, Load, Measured, Ours, Stage};
@@ -123,8 +122,7 @@ async fn million(setting: &Setting, load: Load) -> anyhow::Result<Vec<Line>> {
     let rss = ours.relay.peaks().rss as f64 / MEBIBYTE;
     let (ours, ready) = ours.restart().await?;
     let again = ours.relay.peaks().rss as f64 / MEBIBYTE;
-    let queued = ours.relay.queued().await.unwrap_or(0);
-    ensure!(queued == u64::from(load.recipients), "{queued} of {} are queued after the restart", load.recipients);
+    ours.await_queue(load.recipients.into()).await?;
     Ok(vec![
         Line::new("recipients per second taken", f64::from(load.recipients) / taken.seconds, Target::Nothing),
         Line::new("MiB resident at most", rss.max(again), Target::AtMost(256.0)),

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use posthaste::rehearse::Scenario;
 use posthaste::rehearse::internet::Internet;
 use posthaste::rehearse::list_host::{Counts, ListHost, Mailing, Options, Recipients};
 use posthaste::rehearse::relay::{self, Program, Relay, Setting, Workspace};
 use posthaste::rehearse::world::{LIST_DOMAIN, LIST_EXCHANGER, World};
-use posthaste::rehearse::Scenario;
 use tokio::time::{Instant, sleep};
 
 use crate::postfix::Postfix;
@@ -19,11 +19,14 @@ use crate::postfix::Postfix;
 const MESSAGE: usize = 10_000;
 /// Without progress for so long, a run has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long metrics may lag behind the queue.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
 /// How often arrivals are looked at. Their times are taken by the receivers.
 const TICK: Duration = Duration::from_millis(5);
 
 /// Rates would measure the limits and not the relay. Connections and recipients per transaction stay as shipped.
-const PROVIDERS: &str = "[default]\nconnections = 20\nconnection_rate = \"1000000/1s\"\nrecipient_rate = \"100000000/1s\"\n";
+const PROVIDERS: &str =
+    "[default]\nconnections = 20\nconnection_rate = \"1000000/1s\"\nrecipient_rate = \"100000000/1s\"\n";
 /// Nothing expires, and what cannot be resolved is left alone while the queue is measured.
 const HELD: &str = "[delivery]\nexpire_after = \"5d\"\n[dispatch]\nsuspend_min = \"10m\"\nsuspend_max = \"1h\"\n";
 
@@ -161,6 +164,18 @@ impl Ours {
             patience: PATIENCE,
         });
         Ok(Ours { relay: relay.await?, address: listen, _workspace: workspace })
+    }
+
+    /// Waits until the relay says that so many recipients are queued: nothing was lost.
+    pub(crate) async fn await_queue(&self, expected: u64) -> anyhow::Result<()> {
+        let start = Instant::now();
+        loop {
+            match self.relay.queued().await {
+                Some(queued) if queued == expected => return Ok(()),
+                found if start.elapsed() > QUEUE_PATIENCE => bail!("{found:?} instead of {expected} are queued"),
+                _ => sleep(TICK).await,
+            }
+        }
     }
 
     /// `kill -9` and a new start; how long that took to be ready.

@@ -104,9 +104,7 @@ impl Table {
     }
 
     pub(crate) fn json(&self) -> String {
-        let row = |(title, lines): &(String, Vec<Line>)| {
-            json!({ "row": title, "lines": lines.iter().map(Line::json).collect::<Vec<_>>() })
-        };
+        let row = |(title, lines): &(String, Vec<Line>)| json!({ "row": title, "lines": lines.iter().map(Line::json).collect::<Vec<_>>() });
         let machine: serde_json::Map<String, Value> =
             self.machine.iter().map(|(key, value)| ((*key).to_owned(), json!(value))).collect();
         json!({ "rows": self.rows.iter().map(row).collect::<Vec<_>>(), "machine": machine }).to_string()
