@@ -30,6 +30,14 @@ pub(crate) fn facts(directory: &Path) -> io::Result<Vec<(&'static str, String)>>
     ])
 }
 
+/// Processor time that a process has used so far, in the kernel's hundredths of a second (proc(5), `utime` and `stime`).
+pub(crate) fn cpu_time(pid: u32) -> io::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(ticks * 10))
+}
+
 fn fsync_time(directory: &Path) -> io::Result<Duration> {
     let path = directory.join(format!("posthaste-bench-fsync-{}", std::process::id()));
     let mut file = File::create(&path)?;

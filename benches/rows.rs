@@ -4,12 +4,15 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use crate::machine;
 use crate::stage::{self, Load, Measured, Ours, Stage};
 use crate::table::{Line, Target};
 
 /// List-host sessions for batches, and for single messages.
 const FEW: usize = 8;
 const MANY: usize = 50;
+/// How often ours is measured.
+const RUNS: usize = 3;
 const MEBIBYTE: f64 = (1u64 << 20) as f64;
 const MEGABYTE: f64 = 1e6;
 
@@ -71,14 +74,18 @@ impl Row {
     }
 }
 
-/// Ours and, where wanted, Postfix's.
+/// Ours and, where wanted, Postfix's. Ours takes a second or two, in which anything may pass over the machine: it is run
+/// before and after Postfix, and the median counts.
 async fn both(setting: &Setting, load: Load) -> anyhow::Result<(Measured, Option<Measured>)> {
-    let ours = stage::through_posthaste(&setting.directory, load).await?;
-    let peer = match setting.beside_postfix {
-        true => Some(stage::through_postfix(&setting.directory, load).await?),
-        false => None,
-    };
-    Ok((ours, peer))
+    let (mut ours, mut peer) = (Vec::new(), None);
+    for run in 0..if setting.quick { 1 } else { RUNS } {
+        ours.push(stage::through_posthaste(&setting.directory, load).await?);
+        if run == 0 && setting.beside_postfix {
+            peer = Some(stage::through_postfix(&setting.directory, load).await?);
+        }
+    }
+    ours.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    Ok((ours[ours.len() / 2], peer))
 }
 
 async fn batches(setting: &Setting, load: Load, (time, bytes): (f64, f64)) -> anyhow::Result<Vec<Line>> {
@@ -122,10 +129,12 @@ async fn million(setting: &Setting, load: Load) -> anyhow::Result<Vec<Line>> {
     let rss = ours.relay.peaks().rss as f64 / MEBIBYTE;
     let (ours, ready) = ours.restart().await?;
     let again = ours.relay.peaks().rss as f64 / MEBIBYTE;
+    let work = machine::cpu_time(ours.relay.pid())?;
     ours.await_queue(load.recipients.into()).await?;
     Ok(vec![
         Line::new("recipients per second taken", f64::from(load.recipients) / taken.seconds, Target::Nothing),
         Line::new("MiB resident at most", rss.max(again), Target::AtMost(256.0)),
         Line::new("seconds from kill -9 to ready", ready.as_secs_f64(), Target::AtMost(1.0)),
+        Line::new("of them, processor time", work.as_secs_f64(), Target::Nothing),
     ])
 }
