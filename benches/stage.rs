@@ -150,7 +150,6 @@ impl Ours {
             bounces: stage.internet.address_of(LIST_EXCHANGER).context("the list host takes no bounces")?,
             list_domain: LIST_DOMAIN.to_owned(),
             expire_after: Duration::from_secs(5 * 86_400),
-            without_rates: true,
         };
         let config = workspace.path().join("posthaste.toml");
         std::fs::write(&config, relay::compose(&setting, Some((HELD, workspace.path())))?)?;
@@ -170,8 +169,8 @@ impl Ours {
     pub(crate) async fn await_queue(&self, expected: u64) -> anyhow::Result<()> {
         let start = Instant::now();
         loop {
-            match self.relay.queued().await {
-                Some(queued) if queued == expected => return Ok(()),
+            match self.relay.queue().await {
+                Some(queue) if queue.recipients == expected => return Ok(()),
                 found if start.elapsed() > QUEUE_PATIENCE => bail!("{found:?} instead of {expected} are queued"),
                 _ => sleep(TICK).await,
             }
