@@ -241,6 +241,11 @@ impl Core {
         }
     }
 
+    /// Changes since the last checkpoint was cut.
+    pub(super) fn changes(&self) -> usize {
+        self.index.changes().0
+    }
+
     /// Whether changes pile up faster than checkpoints take them away.
     pub(super) fn is_behind(&self) -> bool {
         let (changes, writing) = self.index.changes();
