@@ -89,8 +89,8 @@ fn slow_down(core: &Core) {
 /// Dropping a reply tells its owner that the spool is closing.
 fn refuse_the_rest(inbox: &Receiver<Request>) {
     inbox.try_iter().for_each(|Request { work, .. }| {
-        if let Work::Accept(incoming) = work {
-            drop(incoming.reply);
+        if let Work::Accept(together) = work {
+            drop(together);
         }
     });
 }

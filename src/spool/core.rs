@@ -61,7 +61,8 @@ pub(super) struct Incoming {
 /// What is asked of the core.
 #[derive(Debug)]
 pub(super) enum Work {
-    Accept(Box<Incoming>),
+    /// Submissions that share one content, all of which are taken or none.
+    Accept(Vec<Incoming>),
     Settle(Settlement),
     Forgive(Vec<(RecipientId, ObligationKind)>),
     Release(Vec<RecipientId>),
@@ -165,7 +166,7 @@ impl Core {
                 self.now = time;
             }
             match work {
-                Work::Accept(incoming) => accepts.push(*incoming),
+                Work::Accept(together) => accepts.push(together),
                 Work::Flush(reply) => flushes.push(reply),
                 Work::Close(reply) => {
                     closing = true;
