@@ -5,6 +5,7 @@ mod pooling;
 mod sessions;
 mod transactions;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,9 @@ fn options(port: u16) -> Options {
         port,
         connect_stagger: Duration::from_millis(50),
         tls: TlsMode::Opportunistic,
+        tls_rules: Vec::new(),
+        list_hosts: HashMap::new(),
+        roots: None,
         timeouts: Timeouts {
             connect: short,
             greeting: short,
