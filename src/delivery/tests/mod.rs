@@ -1,6 +1,7 @@
 //! Delivery against scripted peers on loopback: rows T1 to T20 of the fault catalogue, and the promises of `pool`.
 
 mod peer;
+mod policies;
 mod pooling;
 mod sessions;
 mod transactions;
