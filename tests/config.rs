@@ -120,7 +120,10 @@ fn every_example_is_valid_without_a_warning() {
 
 #[test]
 fn a_wrong_value_is_refused_at_its_own_line_whichever_key_has_it() {
-    let text = uncommented().replace("providers = \"providers.toml\"\n", "\n").replace("\"tls/", "\"/dev/null\" # \"");
+    let text = uncommented()
+        .replace("providers = \"providers.toml\"\n", "\n")
+        .replace("roots = \"roots.pem\"\n", "\n")
+        .replace("\"tls/", "\"/dev/null\" # \"");
     let lines: Vec<&str> = text.lines().collect();
     let (mut refused, mut settings) = (0, 0);
     for (at, line) in lines.iter().enumerate() {

@@ -248,8 +248,9 @@ impl Findings<'_> {
     }
 
     fn check_tls_policies(&mut self, raw: &Raw, directory: &Path) {
-        let roots = raw.tls.roots.as_ref().map(|path| directory.join(path));
-        if let Err(error) = route::roots::load(roots.as_deref()) {
+        if let Some(path) = &raw.tls.roots
+            && let Err(error) = route::roots::load(Some(&directory.join(path)))
+        {
             self.error("tls.roots", error.to_string());
         }
         for (index, policy) in raw.tls_policy.iter().enumerate() {

@@ -60,8 +60,13 @@ pub(super) struct Dns {
 
 impl Dns {
     /// # Errors
-    /// If the system's configuration cannot be read and no servers are given, or the trust anchors cannot be read.
-    pub(super) fn new(options: &Options, descriptors: Descriptors, questions: IntCounterVec) -> Result<Dns, NetError> {
+    /// If the system's configuration cannot be read and no servers are given.
+    pub(super) fn new(
+        options: &Options,
+        anchors: Option<Arc<TrustAnchors>>,
+        descriptors: Descriptors,
+        questions: IntCounterVec,
+    ) -> Result<Dns, NetError> {
         let provider = TokioRuntimeProvider::default();
         let mut builder = if options.servers.is_empty() {
             TokioResolver::builder(provider)?
@@ -69,10 +74,8 @@ impl Dns {
             TokioResolver::builder_with_config(config(&options.servers), provider)
         };
         configure(builder.options_mut(), options);
-        if let Some(path) = &options.trust_anchor {
-            let unreadable = |error| NetError::from(format!("trust anchors in {}: {error}", path.display()));
-            let anchors = TrustAnchors::from_file(path).map_err(unreadable)?;
-            builder = builder.with_trust_anchor(Arc::new(anchors));
+        if let Some(anchors) = anchors {
+            builder = builder.with_trust_anchor(anchors);
         }
         let places = Semaphore::new(options.concurrency.max(1));
         Ok(Dns { resolver: builder.build()?, places, descriptors, questions })

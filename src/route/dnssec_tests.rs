@@ -50,6 +50,8 @@ async fn an_unsigned_domain_is_as_good_as_ever_and_its_hosts_are_not_asked_for_t
     dns.host("mx.plain.example", &["127.0.0.3"]);
     dns.says("_25._tcp.mx.plain.example", RecordType::TLSA, Says::Code(ResponseCode::ServFail));
     assert!(!resolver.has_secure_exchangers(&destination("plain.example")).await);
+    let questions = dns.all_asked();
+    assert!((3..=8).contains(&questions), "{questions} questions for one answer: why validation is off by default");
     let found = resolver.resolve(&destination("plain.example")).await.expect("a site");
     assert_eq!(&*found.site.name, "mx.plain.example/10");
     assert_eq!(tlsa(&resolver, "mx.plain.example").await, Ok(0));
@@ -123,4 +125,15 @@ async fn without_validation_nothing_is_secure_and_no_tlsa_is_asked_for() {
     assert!(!resolver.has_secure_exchangers(&destination("example.org")).await);
     assert_eq!(tlsa(&resolver, "mx.example.org").await, Ok(0));
     assert_eq!(dns.times_asked("_25._tcp.mx.example.org", RecordType::TLSA), 0);
+}
+
+#[tokio::test]
+async fn a_file_of_trust_anchors_that_cannot_be_read_is_named() {
+    let (dns, _resolver, _directory) = validating().await;
+    let mut options = dns.options();
+    options.dnssec = true;
+    options.trust_anchor = Some("/no/such/root.key".into());
+    let descriptors = crate::budget::Descriptors::with_limit(256).expect("enough");
+    let error = Resolver::new(options, descriptors, &prometheus::Registry::new()).expect_err("no such file");
+    assert!(error.to_string().contains("/no/such/root.key"), "{error}");
 }

@@ -16,6 +16,8 @@ pub mod roots;
 mod signing;
 mod sts;
 #[cfg(test)]
+mod sts_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

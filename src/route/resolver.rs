@@ -6,10 +6,12 @@
 
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use hickory_resolver::proto::dnssec::TrustAnchors;
 use hickory_resolver::proto::rr::RecordType;
 use moka::future::Cache;
 use prometheus::{IntCounterVec, Opts, Registry};
@@ -45,6 +47,14 @@ pub enum ResolverError {
         "the system's DNS configuration (/etc/resolv.conf) cannot be used: {0}; name servers can be given in [dns]"
     )]
     System(String),
+    /// The file of trust anchors cannot be used.
+    #[error("the trust anchors in {} cannot be used: {error}", path.display())]
+    TrustAnchors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: String,
+    },
     /// The file of root certificates cannot be used.
     #[error(transparent)]
     Roots(std::io::Error),
@@ -228,7 +238,8 @@ impl Resolver {
 
 impl Setup {
     fn new(options: Options, descriptors: Descriptors, metrics: &Metrics) -> Result<Setup, ResolverError> {
-        let dns = Dns::new(&options, descriptors.clone(), metrics.questions.clone());
+        let anchors = trust_anchors(&options)?;
+        let dns = Dns::new(&options, anchors, descriptors.clone(), metrics.questions.clone());
         let dns = dns.map_err(|error| ResolverError::System(error.to_string()))?;
         let sts = match &options.sts {
             on if on.enabled => {
@@ -386,6 +397,15 @@ impl Setup {
                 Found::No(reason(Enhanced::new(4, 7, 5), text))
             }
         }
+    }
+}
+
+/// What validation starts from where it is not the root's own keys.
+fn trust_anchors(options: &Options) -> Result<Option<Arc<TrustAnchors>>, ResolverError> {
+    let Some(path) = options.trust_anchor.as_ref().filter(|_| options.dnssec) else { return Ok(None) };
+    match TrustAnchors::from_file(path) {
+        Ok(anchors) => Ok(Some(Arc::new(anchors))),
+        Err(error) => Err(ResolverError::TrustAnchors { path: path.clone(), error: error.to_string() }),
     }
 }
 

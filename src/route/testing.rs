@@ -181,6 +181,10 @@ impl FakeDns {
         self.says(name, RecordType::AAAA, Says::Records(v6.collect()));
     }
 
+    pub(crate) fn all_asked(&self) -> usize {
+        self.asked.lock().expect("asked").len()
+    }
+
     pub(crate) fn times_asked(&self, name: &str, kind: RecordType) -> usize {
         self.asked.lock().expect("asked").iter().filter(|asked| **asked == (name.to_owned(), kind)).count()
     }

@@ -84,8 +84,7 @@ fn secure(line: &str) -> String {
 struct Lab {
     house: House,
     peer: Peer,
-    authority: Authority,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Lab {
@@ -112,7 +111,7 @@ impl Lab {
         route.sts.cache = Some(directory.path().join("mta-sts"));
         let descriptors = Descriptors::with_limit(512).expect("enough");
         let delivery = Delivery::new(options, resolver(route), descriptors, &registry).expect("delivery");
-        Lab { house: House { dns, delivery, registry }, peer, authority, _directory: directory }
+        Lab { house: House { dns, delivery, registry }, peer, directory }
     }
 
     fn tlsa(&self, records: &[(u8, u8, u8, Vec<u8>)]) {
@@ -128,7 +127,7 @@ impl Lab {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
         let policy = serde_json::json!({ "mode": mode, "mx": [mx], "max_age": 86_400 });
         let entry = serde_json::json!({ "id": "1", "fetched": now, "policy": policy });
-        let path = self._directory.path().join("mta-sts").join(domain);
+        let path = self.directory.path().join("mta-sts").join(domain);
         std::fs::write(path, entry.to_string()).expect("written");
     }
 

@@ -55,7 +55,7 @@ async fn ask(connector: &TlsConnector, host: &str, path: &str, addresses: &[Sock
     let mut limited = stream.take(RESPONSE_OCTETS_MAX as u64 + 1);
     // Many servers end the connection without a close_notify; whether all has arrived is told by the length.
     match limited.read_to_end(&mut response).await {
-        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
         _ => body(&response).map_err(io::Error::other),
     }
 }
