@@ -8,6 +8,7 @@ mod dns;
 #[cfg(test)]
 mod dnssec_tests;
 mod exchangers;
+mod memory;
 mod network;
 mod options;
 mod resolver;
