@@ -9,4 +9,5 @@ mod rehearsing;
 mod support;
 mod surviving;
 mod tidy;
+mod tls;
 mod watching;

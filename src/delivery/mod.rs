@@ -15,10 +15,12 @@ mod capabilities;
 mod classify;
 mod client;
 mod connect;
+mod dane;
 mod envelope;
 mod metrics;
 mod options;
 mod pace;
+mod policy;
 mod pool;
 mod received;
 mod reply;
@@ -42,15 +44,17 @@ use tokio::time::Instant;
 
 use self::connect::{Course, Means};
 use self::metrics::Metrics;
+use self::policy::Demands;
 use self::pool::{Checkout, Connection, Pool, Slot};
 use self::suspects::Suspects;
+use self::tls::Connectors;
 use self::transaction::{Conclusion, End};
 use crate::attempt::{Attempt, AttemptReport, Delays};
 use crate::budget::Descriptors;
 use crate::outcome::{Outcome, Reason};
 use crate::route::Resolver;
 
-pub use options::{Options, Timeouts, TlsMode};
+pub use options::{Options, Timeouts, TlsMode, TlsRule};
 
 /// Addresses remembered as unreachable, or as having a broken TLS.
 const SUSPECTS_MAX: usize = 10_000;
@@ -80,10 +84,11 @@ impl Delivery {
         registry: &Registry,
     ) -> Result<Delivery, prometheus::Error> {
         let metrics = Metrics::new(registry)?;
+        let tls = Connectors::new(options.roots.as_deref(), metrics.tls.clone());
         let means = Means {
             resolver,
             pool: Pool::new(options.connections, descriptors, metrics.clone()),
-            tls: tls::connector(metrics.tls.clone()),
+            tls: ArcSwap::from_pointee(tls),
             unreachable: Suspects::new(UNREACHABLE.0, UNREACHABLE.1, SUSPECTS_MAX),
             broken_tls: Suspects::new(BROKEN_TLS.0, BROKEN_TLS.1, SUSPECTS_MAX),
             metrics,
@@ -93,14 +98,19 @@ impl Delivery {
 
     /// Takes new options for the attempts to come.
     pub fn reload(&self, options: Options) {
-        self.0.means.pool.set_connections(options.connections);
+        let means = &self.0.means;
+        means.pool.set_connections(options.connections);
+        means.tls.store(Arc::new(Connectors::new(options.roots.as_deref(), means.metrics.tls.clone())));
         self.0.options.store(Arc::new(options));
     }
 
     /// Makes one attempt. `content` is dot-stuffed and ends in CRLF unless it is empty.
     pub async fn attempt(&self, attempt: Attempt, content: Bytes) -> AttemptReport {
         let options = self.0.options.load_full();
-        let mut run = Run::new(&self.0.means, &options, &attempt, &content);
+        let waiting = Instant::now();
+        let demands = Demands::of(&attempt, &content, &options, &self.0.means.resolver).await;
+        let mut run = Run::new(&self.0.means, &options, &attempt, &demands, &content);
+        run.delays.wait = waiting.elapsed();
         let conclusion = run.conclude().await;
         let Run { delays, peer, bytes, transaction, .. } = run;
         self.count(&attempt, &conclusion, bytes);
@@ -149,6 +159,7 @@ struct Run<'a> {
     means: &'a Means,
     options: &'a Options,
     attempt: &'a Attempt,
+    demands: &'a Demands,
     content: &'a [u8],
     delays: Delays,
     peer: Option<SocketAddr>,
@@ -157,8 +168,15 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(means: &'a Means, options: &'a Options, attempt: &'a Attempt, content: &'a [u8]) -> Run<'a> {
-        Run { means, options, attempt, content, delays: Delays::default(), peer: None, bytes: 0, transaction: false }
+    fn new(
+        means: &'a Means,
+        options: &'a Options,
+        attempt: &'a Attempt,
+        demands: &'a Demands,
+        content: &'a [u8],
+    ) -> Run<'a> {
+        let delays = Delays::default();
+        Run { means, options, attempt, demands, content, delays, peer: None, bytes: 0, transaction: false }
     }
 
     /// Goes from connection to connection until one has carried the transaction or none is left: on from an idle one that
@@ -187,7 +205,8 @@ impl<'a> Run<'a> {
     async fn checkout(&mut self, fresh: bool) -> Option<Checkout> {
         let waiting = Instant::now();
         let Attempt { site, limits, .. } = self.attempt;
-        let checkout = self.means.pool.checkout(site, limits, fresh, self.options.timeouts.quit).await;
+        let lane = (!fresh).then_some(&*self.demands.lane);
+        let checkout = self.means.pool.checkout(site, lane, limits, self.options.timeouts.quit).await;
         self.delays.wait += waiting.elapsed();
         checkout
     }
@@ -204,7 +223,7 @@ impl<'a> Run<'a> {
     }
 
     fn course(&self) -> Course<'a> {
-        Course::new(self.means, self.options, &self.attempt.site, &self.attempt.limits)
+        Course::new(self.means, self.options, &self.attempt.site, &self.attempt.limits, self.demands)
     }
 
     /// `None`: another connection must be found.
@@ -225,14 +244,14 @@ impl<'a> Run<'a> {
         let end = transaction::run(&mut connection.session, self.attempt, means, reused).await;
         self.delays.transmit += started.elapsed();
         self.bytes += connection.session.written() - written;
-        let (site, limits, quit) = (&self.attempt.site, &self.attempt.limits, self.options.timeouts.quit);
+        let (lane, limits, quit) = (&self.demands.lane, &self.attempt.limits, self.options.timeouts.quit);
         match end {
             End::Done(conclusion) => {
                 self.transaction = true;
                 let kind = if reused { "reused" } else { "new" };
                 self.means.metrics.transactions.with_label_values(&[kind]).inc();
                 match conclusion.reusable {
-                    true => self.means.pool.checkin(connection, site, limits, quit),
+                    true => self.means.pool.checkin(connection, lane, limits, quit),
                     false => connection.close(Some(quit)),
                 }
                 Some(conclusion)
@@ -245,7 +264,7 @@ impl<'a> Run<'a> {
             }
             End::Unfit(setback) => {
                 course.get_or_insert_with(|| self.course()).unfit(&connection.session.peer.host, setback);
-                self.means.pool.checkin(connection, site, limits, quit);
+                self.means.pool.checkin(connection, lane, limits, quit);
                 None
             }
         }

@@ -5,6 +5,8 @@
 //! given to another. At the ceiling an idle connection of another site of the same provider makes room; at the bound of all
 //! connections or of descriptors, an idle one of anybody.
 //!
+//! Connections that were opened under different obligations of TLS are never mixed, even to the same site: each has a *lane*.
+//!
 //! Waiting is bounded by [`WAIT_MAX`]; what waited in vain is counted and offered again by dispatch.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -95,7 +97,7 @@ pub(super) enum Checkout {
 }
 
 struct Idle {
-    site: Arc<str>,
+    lane: Arc<str>,
     connection: Connection,
     until: Instant,
 }
@@ -139,10 +141,10 @@ impl Provider {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self, site: &Site, limits: &Limits, fresh: bool) -> Turn {
+    fn turn(&self, lane: Option<&str>, limits: &Limits) -> Turn {
         let now = Instant::now();
         let mut state = self.state();
-        if !fresh && let Some(connection) = state.take_idle(&site.name, now) {
+        if let Some(connection) = lane.and_then(|lane| state.take_idle(lane, now)) {
             return Turn::Reuse(connection);
         }
         let full = state.open >= limits.connections.max(1);
@@ -161,9 +163,9 @@ impl Provider {
 }
 
 impl State {
-    /// The connection of this site that was used last: the others may then end.
-    fn take_idle(&mut self, site: &str, now: Instant) -> Option<Connection> {
-        let at = self.idle.iter().rposition(|idle| *idle.site == *site && now < idle.until)?;
+    /// The connection of this lane that was used last: the others may then end.
+    fn take_idle(&mut self, lane: &str, now: Instant) -> Option<Connection> {
+        let at = self.idle.iter().rposition(|idle| *idle.lane == *lane && now < idle.until)?;
         Some(self.idle.remove(at).connection)
     }
 
@@ -236,8 +238,15 @@ impl Pool {
         shared.capacity.store(after, Ordering::Relaxed);
     }
 
-    /// A connection or the right to open one. `fresh`: not one that has lain idle. `None` if the wait was in vain.
-    pub(super) async fn checkout(&self, site: &Site, limits: &Limits, fresh: bool, quit: Duration) -> Option<Checkout> {
+    /// A connection or the right to open one. `lane`: `None` for one that has not lain idle, else the name under which idle
+    /// ones may be shared: the site's, and what is asked of its TLS. `None` if the wait was in vain.
+    pub(super) async fn checkout(
+        &self,
+        site: &Site,
+        lane: Option<&str>,
+        limits: &Limits,
+        quit: Duration,
+    ) -> Option<Checkout> {
         let provider = self.provider(&site.provider);
         let deadline = Instant::now() + WAIT_MAX;
         loop {
@@ -247,7 +256,7 @@ impl Pool {
             let changed = provider.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            match provider.turn(site, limits, fresh) {
+            match provider.turn(lane, limits) {
                 Turn::Reuse(mut connection) => {
                     if !connection.session.is_disturbed() {
                         return Some(Checkout::Reused(connection));
@@ -341,7 +350,7 @@ impl Pool {
     }
 
     /// Takes a connection back after a transaction: kept for the next one, or closed where it has served its time.
-    pub(super) fn checkin(&self, mut connection: Connection, site: &Site, limits: &Limits, quit: Duration) {
+    pub(super) fn checkin(&self, mut connection: Connection, lane: &Arc<str>, limits: &Limits, quit: Duration) {
         connection.transactions += 1;
         let most = connection.session.capabilities.mail_max.unwrap_or(u32::MAX).min(limits.messages_per_connection);
         let wanted = self.0.waiting.load(Ordering::Acquire) > 0 || self.0.closing.load(Ordering::Acquire);
@@ -355,7 +364,7 @@ impl Pool {
             drop(state);
             return connection.close(Some(quit));
         }
-        state.idle.push(Idle { site: Arc::clone(&site.name), connection, until });
+        state.idle.push(Idle { lane: Arc::clone(lane), connection, until });
         drop(state);
         provider.changed.notify_waiters();
     }
