@@ -62,6 +62,8 @@ fn every_key_stands_in_the_documented_configuration() {
     assert_documented::<raw::Ingress>("ingress");
     assert_documented::<raw::Dns>("dns");
     assert_documented::<raw::Timeouts>("delivery.timeouts");
+    assert_documented::<raw::Tls>("tls");
+    assert_documented::<raw::TlsPolicy>("tls_policy");
     assert_documented::<raw::Dispatch>("dispatch");
     assert_documented::<raw::Bounce>("bounce");
     assert_documented::<raw::Admin>("admin");
@@ -77,8 +79,12 @@ fn the_documented_defaults_are_those_of_the_program() {
     let default = Raw::default();
     assert_eq!(documented.spool, default.spool);
     assert_eq!(documented.ingress, default.ingress);
-    assert_eq!(documented.dns, default.dns);
+    assert_eq!(documented.dns, raw::Dns { trust_anchor: documented.dns.trust_anchor.clone(), ..default.dns });
     assert_eq!(documented.delivery, default.delivery);
+    assert_eq!(
+        documented.tls,
+        raw::Tls { roots: documented.tls.roots.clone(), cache: documented.tls.cache.clone(), ..default.tls }
+    );
     assert_eq!(documented.dispatch, default.dispatch);
     assert_eq!(documented.admin, default.admin);
     assert_eq!(documented.log, default.log);
@@ -98,6 +104,7 @@ fn the_documented_configuration_is_valid_with_its_examples_too() {
     assert_eq!(toml::from_str::<Raw>(DOCUMENTED).expect("valid"), Raw::default());
     let text = uncommented()
         .replace("providers = \"providers.toml\"", "")
+        .replace("roots = \"roots.pem\"", "")
         .replace("\"tls/chain.pem\"", "\"/dev/null\"")
         .replace("\"tls/key.pem\"", "\"/dev/null\"")
         .replace("\"dkim/2026a.pem\"", &format!("{KEY:?}"));
@@ -121,6 +128,7 @@ fn every_example_is_valid_without_a_warning() {
 fn a_wrong_value_is_refused_at_its_own_line_whichever_key_has_it() {
     let text = uncommented()
         .replace("providers = \"providers.toml\"\n", "\n")
+        .replace("roots = \"roots.pem\"\n", "\n")
         .replace("\"tls/", "\"/dev/null\" # \"")
         .replace("\"dkim/2026a.pem\"", &format!("{KEY:?}"));
     let lines: Vec<&str> = text.lines().collect();

@@ -40,6 +40,10 @@ pub struct Raw {
     pub dns: Dns,
     /// `[delivery]`.
     pub delivery: Delivery,
+    /// `[tls]`.
+    pub tls: Tls,
+    /// `[[tls_policy]]`, in order: the first that matches holds.
+    pub tls_policy: Vec<TlsPolicy>,
     /// `[dispatch]`.
     pub dispatch: Dispatch,
     /// `[bounce]`.
@@ -131,6 +135,9 @@ pub struct ListHost {
     /// Share in delivery relative to other list hosts when both have mail waiting. Default: 1.
     #[serde(default = "one")]
     pub weight: u32,
+    /// STARTTLS towards `bounces_to`, as in `[delivery]`. Default: opportunistic.
+    #[serde(default)]
+    pub tls: delivery::TlsMode,
 }
 
 /// A user of a list host.
@@ -242,11 +249,23 @@ pub struct Dns {
     pub concurrency: usize,
     /// Sites that are remembered. Default: 50000.
     pub cache_entries: u64,
+    /// Whether answers are validated (DNSSEC), without which there is no DANE. Costs several questions for each one, so the
+    /// name server should be near. Default: false.
+    pub dnssec: bool,
+    /// File of DNSKEY records to trust, relative to this file. Default: the root's keys, which are built in.
+    pub trust_anchor: Option<PathBuf>,
 }
 
 impl Default for Dns {
     fn default() -> Dns {
-        Dns { servers: Vec::new(), timeout: Span::seconds(5), concurrency: 64, cache_entries: 50_000 }
+        Dns {
+            servers: Vec::new(),
+            timeout: Span::seconds(5),
+            concurrency: 64,
+            cache_entries: 50_000,
+            dnssec: false,
+            trust_anchor: None,
+        }
     }
 }
 
@@ -268,8 +287,8 @@ pub struct Delivery {
     /// Time between the starts of two connection attempts to one host (RFC 8305 section 5); a lost race costs the
     /// provider a connection. Default: 2s.
     pub connect_stagger: Span,
-    /// STARTTLS: `opportunistic` (used where offered, certificates not checked) or `off`. Default: opportunistic.
-    #[serde(with = "tls_mode")]
+    /// STARTTLS: `opportunistic` (used where offered, certificates not checked), `required`, `verified` (required, and the
+    /// certificate must be valid for the exchanger) or `off`. DANE and MTA-STS come on top. Default: opportunistic.
     pub tls: delivery::TlsMode,
     /// Connections at a time, over all providers; the limit on open files may set a lower one. Default: 500.
     pub connections: usize,
@@ -338,6 +357,43 @@ impl Default for Timeouts {
             quit: Span::seconds(10),
         }
     }
+}
+
+/// `[tls]`: how certificates of next hops are checked, where they are.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file of root certificates, relative to this file. Default: the system's.
+    pub roots: Option<PathBuf>,
+    /// Whether the MTA-STS policies of recipient domains are fetched and followed (RFC 8461). Default: true.
+    pub mta_sts: bool,
+    /// Directory in which MTA-STS policies are kept over restarts. Default: `mta-sts` in the spool.
+    pub cache: Option<PathBuf>,
+    /// Port of the hosts that policies are fetched from. Other than 443 for tests only. Default: 443.
+    pub policy_port: u16,
+}
+
+impl Default for Tls {
+    fn default() -> Tls {
+        Tls { roots: None, mta_sts: true, cache: None, policy_port: 443 }
+    }
+}
+
+/// `[[tls_policy]]`: what certain destinations ask for.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsPolicy {
+    /// Recipient domains; with a leading dot everything below, too. Default: none.
+    #[serde(default)]
+    pub domains: Vec<String>,
+    /// Suffixes of exchanger names; all exchangers of a site must match. Default: none.
+    #[serde(default)]
+    pub mx_suffixes: Vec<String>,
+    /// As in `[delivery]`. Required.
+    pub tls: delivery::TlsMode,
+    /// With `verified`: names of which the certificate must bear one. Default: the exchanger's.
+    #[serde(default)]
+    pub names: Vec<String>,
 }
 
 /// `[dispatch]`: grouping and pacing.
@@ -483,31 +539,4 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<BounceU
         }
     }
     deserializer.deserialize_any(OneOrMany)
-}
-
-/// [`delivery::TlsMode`] by its names.
-mod tls_mode {
-    use super::*;
-
-    #[derive(Deserialize, Serialize)]
-    #[serde(rename_all = "lowercase")]
-    enum Name {
-        Opportunistic,
-        Off,
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<delivery::TlsMode, D::Error> {
-        Ok(match Name::deserialize(deserializer)? {
-            Name::Opportunistic => delivery::TlsMode::Opportunistic,
-            Name::Off => delivery::TlsMode::Off,
-        })
-    }
-
-    pub(super) fn serialize<S: Serializer>(mode: &delivery::TlsMode, serializer: S) -> Result<S::Ok, S::Error> {
-        match mode {
-            delivery::TlsMode::Opportunistic => Name::Opportunistic,
-            delivery::TlsMode::Off => Name::Off,
-        }
-        .serialize(serializer)
-    }
 }

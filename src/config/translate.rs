@@ -65,6 +65,7 @@ impl Findings<'_> {
         self.check_times(raw);
         self.check_retry(&raw.delivery);
         self.check_bounce(&raw.bounce);
+        self.check_tls_policies(raw, directory);
         self.check_admin(&raw.admin);
     }
 
@@ -269,6 +270,42 @@ impl Findings<'_> {
         }
     }
 
+    fn check_tls_policies(&mut self, raw: &Raw, directory: &Path) {
+        if let Some(path) = &raw.tls.roots
+            && let Err(error) = route::roots::load(Some(&directory.join(path)))
+        {
+            self.error("tls.roots", error.to_string());
+        }
+        for (index, policy) in raw.tls_policy.iter().enumerate() {
+            let key = format!("tls_policy[{index}]");
+            if policy.domains.is_empty() && policy.mx_suffixes.is_empty() {
+                self.error(&key, "neither domains nor mx_suffixes: it can never match");
+            }
+            if !policy.names.is_empty() && policy.tls != delivery::TlsMode::Verified {
+                self.error(&format!("{key}.names"), "names are compared with tls = \"verified\" only");
+            }
+            for (at, name) in policy.names.iter().enumerate() {
+                if let Err(error) = Domain::parse(name) {
+                    self.error(&format!("{key}.names[{at}]"), format!("{name:?}: {error}"));
+                }
+            }
+            self.check_tls_domains(&key, &raw.tls_policy[..index], policy);
+        }
+    }
+
+    fn check_tls_domains(&mut self, key: &str, earlier: &[raw::TlsPolicy], policy: &raw::TlsPolicy) {
+        for (at, domain) in policy.domains.iter().enumerate() {
+            let key = format!("{key}.domains[{at}]");
+            let below = domain.strip_prefix('.').is_some_and(|rest| !rest.is_empty());
+            if !below && let Err(error) = Domain::parse(domain) {
+                self.error(&key, format!("{domain:?}: {error}; write it like \"example.org\" or \".example.org\""));
+            }
+            if let Some(other) = earlier.iter().position(|other| other.domains.contains(domain)) {
+                self.error(&key, format!("{domain:?} stands in tls_policy[{other}] already, which comes first"));
+            }
+        }
+    }
+
     fn check_bounce(&mut self, bounce: &raw::Bounce) {
         for (key, mailbox) in [("bounce.from", &bounce.from), ("bounce.postmaster", &bounce.postmaster)] {
             if let Some(text) = mailbox
@@ -326,8 +363,8 @@ fn options(raw: Raw, hostname: &Arc<str>, providers: InForce, directory: &Path, 
     Config {
         hostname: Arc::clone(hostname),
         spool: spool_options(&raw.spool, directory),
-        route: route_options(&raw, hostname, providers, &list_hosts),
-        delivery: delivery_options(&raw.delivery, hostname),
+        route: route_options(&raw, hostname, providers, &list_hosts, directory),
+        delivery: delivery_options(&raw, hostname, directory),
         dispatch: dispatch_options(&raw, &list_hosts),
         bounce: bounce_options(&raw.bounce, hostname),
         admin: admin_options(&raw.admin, hostname),
@@ -400,12 +437,16 @@ fn route_options(
     hostname: &Arc<str>,
     providers: InForce,
     list_hosts: &[Arc<ingress::ListHost>],
+    directory: &Path,
 ) -> route::Options {
     route::Options {
         servers: raw.dns.servers.iter().map(|server| server.0).collect(),
         timeout: raw.dns.timeout.0,
         concurrency: raw.dns.concurrency,
         cache_entries: raw.dns.cache_entries,
+        dnssec: raw.dns.dnssec,
+        trust_anchor: raw.dns.trust_anchor.as_ref().map(|path| directory.join(path)),
+        sts: sts_options(raw, directory),
         own_names: vec![hostname.to_ascii_lowercase()],
         own_addresses: raw.listener.iter().map(|listener| listener.address).collect(),
         allow_networks: raw.delivery.allow_networks.clone(),
@@ -416,13 +457,37 @@ fn route_options(
     }
 }
 
-fn delivery_options(raw: &raw::Delivery, hostname: &Arc<str>) -> delivery::Options {
+fn sts_options(raw: &Raw, directory: &Path) -> route::StsOptions {
+    let cache = raw.tls.cache.clone().unwrap_or_else(|| raw.spool.path.join("mta-sts"));
+    route::StsOptions {
+        enabled: raw.tls.mta_sts,
+        cache: Some(directory.join(cache)),
+        roots: raw.tls.roots.as_ref().map(|path| directory.join(path)),
+        port: raw.tls.policy_port,
+    }
+}
+
+fn tls_rule(raw: &raw::TlsPolicy) -> delivery::TlsRule {
+    let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect();
+    delivery::TlsRule {
+        domains: lower(&raw.domains),
+        mx_suffixes: lower(&raw.mx_suffixes),
+        mode: raw.tls,
+        names: raw.names.iter().map(|name| name.to_ascii_lowercase().into()).collect(),
+    }
+}
+
+fn delivery_options(whole: &Raw, hostname: &Arc<str>, directory: &Path) -> delivery::Options {
+    let raw = &whole.delivery;
     let raw::Timeouts { connect, greeting, hello, mail, rcpt, data, block, dot, quit } = raw.timeouts.clone();
     delivery::Options {
         hostname: Arc::clone(hostname),
         port: raw.port,
         connect_stagger: raw.connect_stagger.0,
         tls: raw.tls,
+        tls_rules: whole.tls_policy.iter().map(tls_rule).collect(),
+        list_hosts: whole.list_host.iter().map(|host| (host.name.as_str().into(), host.tls)).collect(),
+        roots: whole.tls.roots.as_ref().map(|path| directory.join(path)),
         timeouts: delivery::Timeouts {
             connect: connect.0,
             greeting: greeting.0,

@@ -65,7 +65,16 @@ pub(super) struct Manners<'a> {
     /// Per command.
     pub(super) timeouts: &'a Timeouts,
     /// For STARTTLS; `None` to go without.
-    pub(super) tls: Option<&'a TlsConnector>,
+    pub(super) tls: Option<StartTls<'a>>,
+}
+
+/// How STARTTLS is to go.
+#[derive(Clone, Copy)]
+pub(super) struct StartTls<'a> {
+    /// Shakes hands.
+    pub(super) connector: &'a TlsConnector,
+    /// Whether a host without it will not do.
+    pub(super) mandatory: bool,
 }
 
 /// How opening a session failed.
@@ -73,6 +82,8 @@ pub(super) struct Manners<'a> {
 pub(super) enum OpenError {
     /// STARTTLS was agreed on and failed: a new connection in clear may do.
     Tls(Setback),
+    /// STARTTLS is mandatory, and the host does not offer it or has taken the offer back.
+    NoTls,
     /// This host will not do.
     Setback(Setback),
 }
@@ -95,7 +106,11 @@ impl Session {
             return Err(OpenError::Setback(setback));
         }
         match manners.tls {
-            Some(connector) if session.capabilities.start_tls => session.start_tls(connector, manners).await,
+            Some(tls) if session.capabilities.start_tls => session.start_tls(tls, manners).await,
+            Some(tls) if tls.mandatory => {
+                session.farewell(manners.timeouts.quit).await;
+                Err(OpenError::NoTls)
+            }
             _ => Ok(session),
         }
     }
@@ -150,12 +165,16 @@ impl Session {
         Err(classify::decided(phase, Scope::Site, Enhanced::new(5, 4, 6), text, Some(&self.peer.remote)))
     }
 
-    /// STARTTLS (RFC 3207). A host that takes its offer back goes on in clear; what was learned before the handshake is
-    /// forgotten.
-    async fn start_tls(mut self, connector: &TlsConnector, manners: Manners<'_>) -> Result<Session, OpenError> {
+    /// STARTTLS (RFC 3207). A host that takes its offer back goes on in clear, unless TLS is mandatory; what was learned before
+    /// the handshake is forgotten.
+    async fn start_tls(mut self, tls: StartTls<'_>, manners: Manners<'_>) -> Result<Session, OpenError> {
         match self.agree_on_tls(manners).await {
             Ok(true) => {}
-            Ok(false) => return Ok(self),
+            Ok(false) if !tls.mandatory => return Ok(self),
+            Ok(false) => {
+                self.farewell(manners.timeouts.quit).await;
+                return Err(OpenError::NoTls);
+            }
             Err(error) => {
                 self.farewell(manners.timeouts.quit).await;
                 return Err(error);
@@ -165,7 +184,7 @@ impl Session {
         let Wire::Plain(tcp) = client.stream.into_inner() else {
             unreachable!("TLS is started once, on a connection in clear")
         };
-        let handshake = timeout(manners.timeouts.hello, tls::handshake(connector, &peer.host, tcp)).await;
+        let handshake = timeout(manners.timeouts.hello, tls::handshake(tls.connector, &peer.host, tcp)).await;
         let wire = handshake.unwrap_or(Err(Fault::Tls("timed out".into())));
         let wire = wire.map_err(|fault| OpenError::Tls(classify::unusable(Phase::Tls, &fault, &peer.remote)))?;
         let mut session = Session::over(wire, peer);

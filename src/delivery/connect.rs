@@ -10,20 +10,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rand::seq::SliceRandom;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_rustls::TlsConnector;
 
 use super::classify::{self, Fault, Setback};
-use super::client::{Manners, OpenError, Peer, Session, remote};
+use super::client::{Manners, OpenError, Peer, Session, StartTls, remote};
 use super::metrics::Metrics;
-use super::options::{Options, Source, TlsMode};
+use super::options::{Options, Source};
+use super::policy::{Demands, Policy};
 use super::pool::{Pool, Slot};
 use super::source::{self, Health};
 use super::suspects::Suspects;
+use super::tls::Connectors;
 use crate::attempt::{Attempt, Limits, Route, Site};
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
 use crate::route::Resolver;
@@ -38,7 +40,7 @@ const LOST_RACE: Duration = Duration::from_secs(1);
 pub(super) struct Means {
     pub(super) resolver: Resolver,
     pub(super) pool: Pool,
-    pub(super) tls: TlsConnector,
+    pub(super) tls: ArcSwap<Connectors>,
     /// Addresses that could not be reached.
     pub(super) unreachable: Suspects,
     /// Addresses whose STARTTLS is broken: spoken to in clear for a while.
@@ -66,6 +68,7 @@ pub(super) struct Course<'a> {
     provider: &'a Arc<str>,
     /// Where to dial from; `None`: the system chooses.
     source: Option<&'a Arc<Source>>,
+    demands: &'a Demands,
     hops: VecDeque<Hop>,
     /// Hosts of which every address failed lately.
     postponed: VecDeque<(Hop, VecDeque<SocketAddr>)>,
@@ -85,6 +88,7 @@ impl<'a> Course<'a> {
         options: &'a Options,
         attempt: &'a Attempt,
         source: Option<&'a Arc<Source>>,
+        demands: &'a Demands,
     ) -> Course<'a> {
         let site = &attempt.site;
         let timeouts = &options.timeouts;
@@ -96,6 +100,7 @@ impl<'a> Course<'a> {
             limits: &attempt.limits,
             provider: &site.provider,
             source,
+            demands,
             hops: hops(site, options.port),
             postponed: VecDeque::new(),
             current: None,
@@ -228,25 +233,31 @@ impl<'a> Course<'a> {
         }
     }
 
-    /// Dials the host and opens a session with it, in clear on a new connection where TLS fails (RFC 7435 section 3).
+    /// Dials the host and opens a session with it, under the policy that holds there.
     async fn try_host(
         &mut self,
         hop: &Hop,
         addresses: &mut VecDeque<SocketAddr>,
         slot: &Slot,
     ) -> Result<Session, Setback> {
+        let policy = match self.demands.at(&hop.host, hop.port, &self.means.resolver).await {
+            Ok(policy) => policy,
+            Err(setback) => {
+                addresses.clear();
+                self.count_tls("discovery", "refused");
+                return Err(setback);
+            }
+        };
         let (stream, address) = self.race(hop, addresses, slot).await?;
         let mut peer = Peer::new(&hop.host, address, hop.lmtp, !hop.declared);
         peer.local = stream.local_addr().ok().map(|local| local.ip());
         let local = peer.local;
-        let tls = match self.options.tls {
-            TlsMode::Opportunistic if !self.means.broken_tls.is_suspect(&address.ip(), Instant::now()) => {
-                Some(&self.means.tls)
+        let opened = match self.open(stream, peer.clone(), &policy).await {
+            Err(OpenError::Tls(setback)) if policy.tolerates_clear() => {
+                self.fall_back(peer, setback, slot, &policy).await
             }
-            _ => None,
-        };
-        let opened = match self.open(stream, peer.clone(), tls).await {
-            Err(OpenError::Tls(setback)) => self.fall_back(peer, setback, slot).await,
+            Err(OpenError::Tls(setback)) => return Err(self.insecure(&policy, setback)),
+            Err(OpenError::NoTls) => return Err(self.unencrypted(&policy, &peer)),
             Err(OpenError::Setback(setback)) => Err(setback),
             Ok(session) => Ok(session),
         };
@@ -258,7 +269,28 @@ impl<'a> Course<'a> {
         opened
     }
 
-    async fn open(&self, stream: TcpStream, peer: Peer, tls: Option<&TlsConnector>) -> Result<Session, OpenError> {
+    /// Nothing goes in clear after a handshake that the policy wanted to succeed. This concerns the destination alone.
+    fn insecure(&self, policy: &Policy, setback: Setback) -> Setback {
+        self.count_tls(policy.as_str(), "handshake_failed");
+        let reason = Reason { scope: Scope::Recipient, ..setback.reason };
+        Setback { reason, permanent: false }
+    }
+
+    fn unencrypted(&self, policy: &Policy, peer: &Peer) -> Setback {
+        self.count_tls(policy.as_str(), "not_offered");
+        self.demands.unencrypted(policy, &peer.remote)
+    }
+
+    fn count_tls(&self, policy: &str, verdict: &str) {
+        self.means.metrics.tls.with_label_values(&[policy, verdict]).inc();
+    }
+
+    /// An address whose TLS is known to be broken is spoken to in clear, where that may be.
+    async fn open(&self, stream: TcpStream, peer: Peer, policy: &Policy) -> Result<Session, OpenError> {
+        let mandatory = !policy.tolerates_clear();
+        let broken = !mandatory && self.means.broken_tls.is_suspect(&peer.address.ip(), Instant::now());
+        let connector = if broken { None } else { self.means.tls.load().connector(policy) };
+        let tls = connector.as_ref().map(|connector| StartTls { connector, mandatory });
         let hostname = &self.options.hostname;
         let helo = self.source.map_or(hostname, |source| &source.hostname);
         let manners = Manners { helo, hostname, timeouts: &self.options.timeouts, tls };
@@ -267,9 +299,16 @@ impl<'a> Course<'a> {
         Ok(session)
     }
 
-    async fn fall_back(&mut self, peer: Peer, setback: Setback, slot: &Slot) -> Result<Session, Setback> {
+    /// On in clear, on a new connection, where TLS fails (RFC 7435 section 3).
+    async fn fall_back(
+        &mut self,
+        peer: Peer,
+        setback: Setback,
+        slot: &Slot,
+        policy: &Policy,
+    ) -> Result<Session, Setback> {
         self.means.broken_tls.failed(peer.address.ip(), Instant::now());
-        self.means.metrics.tls.with_label_values(&["fallback"]).inc();
+        self.count_tls(policy.as_str(), "fallback");
         tracing::info!(remote = %peer.remote, reason = %setback.reason, "TLS failed; going on in clear");
         if !self.means.pool.paced(slot, self.limits, self.until).await {
             return Err(setback);
@@ -279,9 +318,10 @@ impl<'a> Course<'a> {
         let stream = self
             .judge_dial(peer.address, stream)
             .map_err(|fault| classify::unusable(Phase::Connect, &fault, &peer.remote))?;
-        match self.open(stream, peer, None).await {
+        match self.open(stream, peer, &Policy::Off).await {
             Ok(session) => Ok(session),
             Err(OpenError::Setback(setback) | OpenError::Tls(setback)) => Err(setback),
+            Err(OpenError::NoTls) => Err(setback),
         }
     }
 

@@ -16,10 +16,12 @@ mod capabilities;
 mod classify;
 mod client;
 mod connect;
+mod dane;
 mod envelope;
 mod metrics;
 mod options;
 mod pace;
+mod policy;
 mod pool;
 mod received;
 mod reply;
@@ -44,15 +46,17 @@ use tokio::time::Instant;
 
 use self::connect::{Course, Means};
 use self::metrics::Metrics;
+use self::policy::Demands;
 use self::pool::{Checkout, Connection, Pool, Slot, Wanted};
 use self::suspects::Suspects;
+use self::tls::Connectors;
 use self::transaction::{Conclusion, End};
 use crate::attempt::{Attempt, AttemptReport, Delays, Route};
 use crate::budget::Descriptors;
 use crate::outcome::{Outcome, Reason};
 use crate::route::Resolver;
 
-pub use options::{Options, Source, Timeouts, TlsMode};
+pub use options::{Options, Source, Timeouts, TlsMode, TlsRule};
 
 /// What goes over the wire after DATA, beside our Received line.
 #[derive(Clone, Debug, Default)]
@@ -91,10 +95,11 @@ impl Delivery {
         registry: &Registry,
     ) -> Result<Delivery, prometheus::Error> {
         let metrics = Metrics::new(registry)?;
+        let tls = Connectors::new(options.roots.as_deref(), metrics.tls.clone());
         let means = Means {
             resolver,
             pool: Pool::new(options.connections, descriptors, metrics.clone()),
-            tls: tls::connector(metrics.tls.clone()),
+            tls: ArcSwap::from_pointee(tls),
             unreachable: Suspects::new(UNREACHABLE.0, UNREACHABLE.1, SUSPECTS_MAX),
             broken_tls: Suspects::new(BROKEN_TLS.0, BROKEN_TLS.1, SUSPECTS_MAX),
             sources: source::Health::new(registry)?,
@@ -105,14 +110,19 @@ impl Delivery {
 
     /// Takes new options for the attempts to come.
     pub fn reload(&self, options: Options) {
-        self.0.means.pool.set_connections(options.connections);
+        let means = &self.0.means;
+        means.pool.set_connections(options.connections);
+        means.tls.store(Arc::new(Connectors::new(options.roots.as_deref(), means.metrics.tls.clone())));
         self.0.options.store(Arc::new(options));
     }
 
     /// Makes one attempt.
     pub async fn attempt(&self, attempt: Attempt, outgoing: Outgoing) -> AttemptReport {
         let options = self.0.options.load_full();
-        let mut run = Run::new(&self.0.means, &options, &attempt, &outgoing);
+        let waiting = Instant::now();
+        let demands = Demands::of(&attempt, &outgoing.content, &options, &self.0.means.resolver).await;
+        let mut run = Run::new(&self.0.means, &options, &attempt, &demands, &outgoing);
+        run.delays.wait = waiting.elapsed();
         let conclusion = run.conclude().await;
         let Run { delays, peer, bytes, transaction, .. } = run;
         self.count(&attempt, &conclusion, bytes);
@@ -161,6 +171,7 @@ struct Run<'a> {
     means: &'a Means,
     options: &'a Options,
     attempt: &'a Attempt,
+    demands: &'a Demands,
     outgoing: &'a Outgoing,
     source: Option<&'a Arc<Source>>,
     delays: Delays,
@@ -170,7 +181,13 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(means: &'a Means, options: &'a Options, attempt: &'a Attempt, outgoing: &'a Outgoing) -> Run<'a> {
+    fn new(
+        means: &'a Means,
+        options: &'a Options,
+        attempt: &'a Attempt,
+        demands: &'a Demands,
+        outgoing: &'a Outgoing,
+    ) -> Run<'a> {
         // Bounces have a lane of their own.
         let source = match attempt.site.route {
             Route::Mx(_) => options.source_for(&attempt.envelope.list_host, &attempt.site.provider),
@@ -180,6 +197,7 @@ impl<'a> Run<'a> {
             means,
             options,
             attempt,
+            demands,
             outgoing,
             source,
             delays: Delays::default(),
@@ -215,7 +233,7 @@ impl<'a> Run<'a> {
     async fn checkout(&mut self, fresh: bool) -> Option<Checkout> {
         let waiting = Instant::now();
         let Attempt { site, limits, .. } = self.attempt;
-        let wanted = Wanted { site, limits, source: self.source, fresh };
+        let wanted = Wanted { site, lane: &self.demands.lane, limits, source: self.source, fresh };
         let checkout = self.means.pool.checkout(wanted, self.options.timeouts.quit).await;
         self.delays.wait += waiting.elapsed();
         checkout
@@ -233,7 +251,7 @@ impl<'a> Run<'a> {
     }
 
     fn course(&self) -> Course<'a> {
-        Course::new(self.means, self.options, self.attempt, self.source)
+        Course::new(self.means, self.options, self.attempt, self.source, self.demands)
     }
 
     /// `None`: another connection must be found.
@@ -254,18 +272,18 @@ impl<'a> Run<'a> {
         let end = transaction::run(&mut connection.session, self.attempt, means, reused).await;
         self.delays.transmit += started.elapsed();
         self.bytes += connection.session.written() - written;
-        let (site, limits, quit) = (&self.attempt.site, &self.attempt.limits, self.options.timeouts.quit);
+        let (lane, limits, quit) = (&self.demands.lane, &self.attempt.limits, self.options.timeouts.quit);
         match end {
             End::Done(conclusion) => {
                 if let Some(trouble) = &conclusion.trouble {
                     let (source, local) = (connection.source.as_deref(), connection.session.peer.local);
-                    self.means.sources.learn(source, local, &site.provider, trouble);
+                    self.means.sources.learn(source, local, &self.attempt.site.provider, trouble);
                 }
                 self.transaction = true;
                 let kind = if reused { "reused" } else { "new" };
                 self.means.metrics.transactions.with_label_values(&[kind]).inc();
                 match conclusion.reusable {
-                    true => self.means.pool.checkin(connection, site, limits, quit),
+                    true => self.means.pool.checkin(connection, lane, limits, quit),
                     false => connection.close(Some(quit)),
                 }
                 Some(conclusion)
@@ -278,7 +296,7 @@ impl<'a> Run<'a> {
             }
             End::Unfit(setback) => {
                 course.get_or_insert_with(|| self.course()).unfit(&connection.session.peer.host, setback);
-                self.means.pool.checkin(connection, site, limits, quit);
+                self.means.pool.checkin(connection, lane, limits, quit);
                 None
             }
         }

@@ -2,8 +2,10 @@
 //!
 //! **The promise:** a provider never has more connections of ours than its ceiling, counting busy, idle, opening and closing
 //! ones. A [`Slot`] is the right to one connection; it is held from before the dial until the peer has closed, and only then
-//! given to another. At the ceiling an idle connection of another site or source of the same provider makes room; at the bound of all
-//! connections or of descriptors, an idle one of anybody.
+//! given to another. At the ceiling an idle connection of another site or source of the same provider makes room; at the bound
+//! of all connections or of descriptors, an idle one of anybody.
+//!
+//! Connections that were opened under different obligations of TLS are never mixed, even to the same site: each has a *lane*.
 //!
 //! Waiting is bounded by [`WAIT_MAX`]; what waited in vain is counted and offered again by dispatch.
 
@@ -94,6 +96,8 @@ impl Connection {
 pub(super) struct Wanted<'a> {
     /// Whom to be connected with.
     pub(super) site: &'a Site,
+    /// The name under which idle ones may be shared: the site's, and what is asked of its TLS.
+    pub(super) lane: &'a str,
     /// Its provider's ceilings.
     pub(super) limits: &'a Limits,
     /// Where to come from: connections of another source do not serve.
@@ -111,7 +115,7 @@ pub(super) enum Checkout {
 }
 
 struct Idle {
-    site: Arc<str>,
+    lane: Arc<str>,
     connection: Connection,
     until: Instant,
 }
@@ -181,7 +185,7 @@ impl State {
     /// The fitting connection that was used last: the others may then end.
     fn take_idle(&mut self, wanted: Wanted<'_>, now: Instant) -> Option<Connection> {
         let fits = |idle: &Idle| {
-            *idle.site == *wanted.site.name && idle.connection.source.as_ref() == wanted.source && now < idle.until
+            *idle.lane == *wanted.lane && idle.connection.source.as_ref() == wanted.source && now < idle.until
         };
         let at = self.idle.iter().rposition(|idle| !wanted.fresh && fits(idle))?;
         Some(self.idle.remove(at).connection)
@@ -363,7 +367,7 @@ impl Pool {
     }
 
     /// Takes a connection back after a transaction: kept for the next one, or closed where it has served its time.
-    pub(super) fn checkin(&self, mut connection: Connection, site: &Site, limits: &Limits, quit: Duration) {
+    pub(super) fn checkin(&self, mut connection: Connection, lane: &Arc<str>, limits: &Limits, quit: Duration) {
         connection.transactions += 1;
         let most = connection.session.capabilities.mail_max.unwrap_or(u32::MAX).min(limits.messages_per_connection);
         let wanted = self.0.waiting.load(Ordering::Acquire) > 0 || self.0.closing.load(Ordering::Acquire);
@@ -377,7 +381,7 @@ impl Pool {
             drop(state);
             return connection.close(Some(quit));
         }
-        state.idle.push(Idle { site: Arc::clone(&site.name), connection, until });
+        state.idle.push(Idle { lane: Arc::clone(lane), connection, until });
         drop(state);
         provider.changed.notify_waiters();
     }

@@ -12,6 +12,7 @@ mod bundle;
 mod fairness;
 mod feedback;
 mod gather;
+mod growth;
 mod options;
 mod pace;
 mod provider;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Options;
 use super::bundle::{Bundle, BundleId, Gathering};
+use super::growth::Growth;
 use super::provider::{Provider, SiteState};
 use super::queue::{OnDisk, Queue, Target};
 use super::serve::Lane;
@@ -99,8 +100,8 @@ pub struct Scheduler {
     pub(super) bundles: HashMap<BundleId, Bundle>,
     pub(super) sites: HashMap<Arc<str>, SiteState>,
     pub(super) providers: HashMap<Arc<str>, Provider>,
-    /// When each mailing last grew, as long as that holds a bundle back.
-    pub(super) grew: HashMap<MailingId, Tick>,
+    /// How each mailing grows, as long as that holds a bundle back.
+    pub(super) grew: HashMap<MailingId, Growth>,
     /// When `grew` was last cleared of quiet mailings.
     pub(super) swept: Tick,
     pub(super) timers: BinaryHeap<Reverse<(Tick, Timer)>>,

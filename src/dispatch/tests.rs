@@ -173,6 +173,25 @@ fn a_mailing_that_never_falls_quiet_holds_its_first_recipient_no_longer_than_the
 }
 
 #[test]
+fn where_every_message_has_an_envelope_of_its_own_nobody_waits_for_company() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    let mut personal = |n: u8| {
+        let mut queued = lists.many(1, "a.test", 1);
+        let batch = Arc::make_mut(&mut queued[0].batch);
+        Arc::make_mut(&mut batch.envelope).content = ContentHash([n; 32]);
+        queued
+    };
+    for n in 0..15 {
+        s.offer(personal(n), NOW);
+        assert!(run(&mut s, &limits(), NOW).0.is_empty());
+    }
+    s.offer(personal(15), NOW);
+    assert_eq!(run(&mut s, &limits(), NOW).0.len(), 1, "the sixteenth in a row is believed");
+    s.offer(personal(15), NOW);
+    assert!(run(&mut s, &limits(), NOW).0.is_empty(), "one that came again may come a third time");
+}
+
+#[test]
 fn different_envelopes_never_share_a_transaction() {
     let (mut s, mut lists) = (scheduler(options()), Lists::new());
     s.offer(lists.many(1, "a.test", 3), NOW);

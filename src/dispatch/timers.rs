@@ -89,13 +89,13 @@ impl Scheduler {
     pub(super) fn forget_quiet_mailings(&mut self, now: Tick) {
         if now.since(self.swept) >= self.options.coalesce_window {
             self.swept = now;
-            self.grew.retain(|_, at| now.since(*at) < self.options.coalesce_window);
+            self.grew.retain(|_, growth| now.since(growth.at()) < self.options.coalesce_window);
         }
     }
 
     pub(super) fn reconsider(&mut self, id: BundleId, now: Tick) {
         let Some(bundle) = self.bundles.get(&id) else { return };
-        let grew = self.grew.get(&bundle.envelope.mailing).copied().unwrap_or_default();
+        let grew = self.grew_at(bundle.envelope.mailing);
         let at = bundle.leaves_at(grew, self.options.coalesce_quiet, self.options.coalesce_window);
         if at > now {
             self.timers.push(Reverse((at, Timer::Bundle(id))));

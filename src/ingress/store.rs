@@ -18,11 +18,7 @@ impl Store for Spool {
     }
 
     async fn accept_all(&self, submissions: Vec<Submission>) -> Result<Vec<QueueId>, AcceptError> {
-        let mut ids = Vec::new();
-        for submission in submissions {
-            ids.push(self.accept(submission).await?);
-        }
-        Ok(ids)
+        Spool::accept_all(self, submissions).await
     }
 }
 

@@ -1,11 +1,13 @@
 //! Delivery against scripted peers on loopback: rows T1 to T20 of the fault catalogue, and the promises of `pool`.
 
 mod peer;
+mod policies;
 mod pooling;
 mod sessions;
 mod sources;
 mod transactions;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +42,9 @@ fn options(port: u16) -> Options {
         port,
         connect_stagger: Duration::from_millis(50),
         tls: TlsMode::Opportunistic,
+        tls_rules: Vec::new(),
+        list_hosts: HashMap::new(),
+        roots: None,
         timeouts: Timeouts {
             connect: short,
             greeting: short,

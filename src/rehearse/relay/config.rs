@@ -72,7 +72,7 @@ fn anchor_providers(table: &mut Table, directory: &Path) {
 }
 
 /// Lays `above` over `below`, key by key; with `replace` it wins, without it only fills gaps. Arrays are one value.
-fn overlay(below: &mut Table, above: Table, replace: bool) {
+pub fn overlay(below: &mut Table, above: Table, replace: bool) {
     for (key, value) in above {
         match (below.get_mut(&key), value) {
             (Some(Value::Table(below)), Value::Table(above)) => overlay(below, above, replace),
