@@ -3,6 +3,7 @@
 mod peer;
 mod policies;
 mod pooling;
+mod postfix;
 mod sessions;
 mod sources;
 mod transactions;
