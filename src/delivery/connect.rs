@@ -318,7 +318,8 @@ impl<'a> Course<'a> {
         let stream = self
             .judge_dial(peer.address, stream)
             .map_err(|fault| classify::unusable(Phase::Connect, &fault, &peer.remote))?;
-        match self.open(stream, peer, &Policy::Off).await {
+        let local = stream.local_addr().ok().map(|local| local.ip());
+        match self.open(stream, Peer { local, ..peer }, &Policy::Off).await {
             Ok(session) => Ok(session),
             Err(OpenError::Setback(setback) | OpenError::Tls(setback)) => Err(setback),
             Err(OpenError::NoTls) => Err(setback),

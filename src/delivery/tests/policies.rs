@@ -398,13 +398,12 @@ async fn requiretls_goes_only_where_it_is_understood_and_proven() {
     assert_eq!(ignorant.send().await, relayed(), "others are not affected");
 }
 
+fn waiving() -> Outgoing {
+    Outgoing { content: Bytes::from_static(b"Subject: x\r\ntls-required: No\r\n\r\nx\r\n"), ..outgoing() }
+}
+
 #[tokio::test]
 async fn a_message_may_waive_what_its_destination_asks_for() {
-    const WAIVING: &[u8] = b"Subject: x\r\ntls-required: No\r\n\r\nx\r\n";
-
-    fn waiving() -> Outgoing {
-        Outgoing { content: Bytes::from_static(WAIVING), ..outgoing() }
-    }
     let lab = Lab::with(|_| None, |_| {}).await;
     lab.sts("enforce", "mx2.example.org");
     let report = lab.house.delivery.attempt(attempt(&["a@example.org"]), waiving()).await;
