@@ -437,11 +437,19 @@ pub struct Admin {
     /// Names that a Host header may bear, beside the loopback names, `hostname` and `address`; others get 421, against
     /// DNS rebinding. Default: none.
     pub host_names: Vec<String>,
+    /// Unix socket for `posthaste site` and the other verbs that speak with the running relay, relative to the
+    /// configuration file; mode 0600. Default: `control.sock` in the spool's directory.
+    pub socket: Option<PathBuf>,
 }
 
 impl Default for Admin {
     fn default() -> Admin {
-        Admin { address: SocketAddr::from(([127, 0, 0, 1], 8025)), networks: Vec::new(), host_names: Vec::new() }
+        Admin {
+            address: SocketAddr::from(([127, 0, 0, 1], 8025)),
+            networks: Vec::new(),
+            host_names: Vec::new(),
+            socket: None,
+        }
     }
 }
 

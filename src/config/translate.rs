@@ -11,6 +11,10 @@ use super::raw::{self, Raw};
 use crate::mail::{Domain, Mailbox};
 use crate::{admin, bounce, delivery, dispatch, ingress, log, route, spool};
 
+/// Longest path of a Unix socket (`sun_path` of unix(7) is 108 octets with its NUL), less one for the name under which it
+/// is made.
+const SOCKET_PATH_MAX: usize = 106;
+
 /// Checks `raw` as a whole and makes the options. `directory` is where relative paths start.
 ///
 /// # Errors
@@ -57,7 +61,7 @@ impl Findings<'_> {
         self.check_retry(&raw.delivery);
         self.check_bounce(&raw.bounce);
         self.check_tls_policies(raw, directory);
-        self.check_admin(&raw.admin);
+        self.check_admin(&raw.admin, &control_socket(raw, directory));
     }
 
     fn check_listeners(&mut self, raw: &Raw, directory: &Path) {
@@ -293,7 +297,14 @@ impl Findings<'_> {
         }
     }
 
-    fn check_admin(&mut self, admin: &raw::Admin) {
+    fn check_admin(&mut self, admin: &raw::Admin, socket: &Path) {
+        if socket.as_os_str().len() > SOCKET_PATH_MAX {
+            let message = format!(
+                "{} is longer than the {SOCKET_PATH_MAX} octets of a socket's name; name another",
+                socket.display()
+            );
+            self.error("admin.socket", message);
+        }
         if !admin.address.ip().is_loopback() && admin.networks.is_empty() {
             let message = "not a loopback address: say in `networks` who may ask, or use 127.0.0.1";
             self.error("admin.address", message);
@@ -344,7 +355,7 @@ fn options(raw: Raw, hostname: &Arc<str>, providers: InForce, directory: &Path, 
         delivery: delivery_options(&raw, hostname, directory),
         dispatch: dispatch_options(&raw, &list_hosts),
         bounce: bounce_options(&raw.bounce, hostname),
-        admin: admin_options(&raw.admin, hostname),
+        admin: admin_options(&raw, hostname, directory),
         log: log::Options { format: raw.log.format, level: raw.log.level },
         ingress: ingress_options(&raw, hostname, list_hosts, directory),
         raw,
@@ -516,11 +527,17 @@ fn bounce_options(raw: &raw::Bounce, hostname: &Arc<str>) -> bounce::Options {
     }
 }
 
-fn admin_options(raw: &raw::Admin, hostname: &Arc<str>) -> admin::Options {
-    let names = raw.host_names.iter().map(|name| name.to_ascii_lowercase());
+fn admin_options(raw: &Raw, hostname: &Arc<str>, directory: &Path) -> admin::Options {
+    let names = raw.admin.host_names.iter().map(|name| name.to_ascii_lowercase());
     admin::Options {
-        address: raw.address,
-        networks: raw.networks.clone(),
+        address: raw.admin.address,
+        networks: raw.admin.networks.clone(),
         host_names: names.chain([hostname.to_ascii_lowercase()]).collect(),
+        socket: control_socket(raw, directory),
     }
+}
+
+fn control_socket(raw: &Raw, directory: &Path) -> PathBuf {
+    let in_spool = || raw.spool.path.join("control.sock");
+    directory.join(raw.admin.socket.clone().unwrap_or_else(in_spool))
 }

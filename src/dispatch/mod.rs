@@ -13,6 +13,7 @@ mod fairness;
 mod feedback;
 mod gather;
 mod growth;
+mod operator;
 mod options;
 mod pace;
 mod provider;
@@ -20,9 +21,11 @@ mod queue;
 mod retry;
 mod scheduler;
 mod serve;
+mod status;
 #[cfg(test)]
 mod tests;
 mod timers;
 
 pub use options::{Options, RetrySchedule};
 pub use scheduler::{Action, Finished, Resolution, Scheduler, Stats};
+pub use status::{ProviderList, ProviderStatus, SiteStatus, Standing, SuspensionStatus, Unknown};

@@ -21,8 +21,12 @@ pub(super) struct Provider {
     pub(super) turns: Turns<BundleId>,
     /// Whether it stands in the scheduler's ring of providers to be served.
     pub(super) in_ring: bool,
-    /// Held by its rate, or suspended for trouble, until then.
+    /// Held by its rate until then.
     pub(super) held_until: Tick,
+    /// Left alone as a whole, if it is.
+    pub(super) suspension: Option<Suspension>,
+    /// The last thing it said that was no success, with its time.
+    pub(super) last_reply: Option<(Tick, Box<str>)>,
     /// Troubles in a row.
     pub(super) troubles: u32,
     pub(super) used: Tick,
@@ -32,8 +36,19 @@ impl Provider {
     pub(super) fn new(limits: Arc<Limits>, initial_window: u32, now: Tick) -> Provider {
         let window = Window::new(initial_window, limits.connections);
         let pacer = pacer(&limits, now);
-        let (turns, held_until) = (Turns::default(), Tick(0));
-        Provider { limits, window, pacer, in_flight: 0, turns, in_ring: false, held_until, troubles: 0, used: now }
+        Provider {
+            limits,
+            window,
+            pacer,
+            in_flight: 0,
+            turns: Turns::default(),
+            in_ring: false,
+            held_until: Tick(0),
+            suspension: None,
+            last_reply: None,
+            troubles: 0,
+            used: now,
+        }
     }
 
     /// Takes over changed limits. A rate that did not change keeps its state, so that a reload gives no fresh burst.
@@ -50,7 +65,17 @@ impl Provider {
 
     /// Whether another attempt may start now.
     pub(super) fn has_slot(&self, now: Tick) -> bool {
-        self.in_flight < self.window.size() && now >= self.held_until
+        self.in_flight < self.window.size() && now >= self.held_until && self.suspended_until(now).is_none()
+    }
+
+    /// Whether it is held by its rate or suspended.
+    pub(super) fn is_held(&self, now: Tick) -> bool {
+        self.held_until > now || self.suspended_until(now).is_some()
+    }
+
+    /// Until when the provider is suspended, if it is.
+    pub(super) fn suspended_until(&self, now: Tick) -> Option<Tick> {
+        self.suspension.as_ref().map(|suspension| suspension.until).filter(|until| *until > now)
     }
 
     /// Recipients for the next transaction: what the limits and the rate allow, up to `wanted`; or when to come again.
@@ -60,6 +85,26 @@ impl Provider {
         let count = wanted.min(pacer.burst());
         pacer.admit(count, now).map(|()| count as usize)
     }
+}
+
+/// A provider as a whole is left alone.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Suspension {
+    pub(super) since: Tick,
+    /// [`Tick::NEVER`]: until the operator resumes it.
+    pub(super) until: Tick,
+    pub(super) by: Suspender,
+    /// In words: the reply, or what the operator said.
+    pub(super) why: Box<str>,
+}
+
+/// Who suspended a provider. The order is that of precedence: a later one is not undone by an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Suspender {
+    /// Too much trouble in a row.
+    Trouble,
+    /// The operator.
+    Operator,
 }
 
 fn pacer(limits: &Limits, now: Tick) -> Option<Pacer> {
@@ -74,6 +119,8 @@ pub(super) struct SiteState {
     pub(super) destinations: HashSet<Destination>,
     pub(super) in_flight: u32,
     pub(super) reach: Reach,
+    /// Since when and why it could not be used lately.
+    pub(super) failure: Option<(Tick, Box<str>)>,
     /// Bundles whose turn came while the site was being probed.
     pub(super) waiting: Vec<BundleId>,
 }
@@ -93,7 +140,7 @@ pub(super) enum Reach {
 impl SiteState {
     pub(super) fn new(provider: Arc<str>) -> SiteState {
         let (destinations, waiting) = (HashSet::new(), Vec::new());
-        SiteState { provider, destinations, in_flight: 0, reach: Reach::Fine, waiting }
+        SiteState { provider, destinations, in_flight: 0, reach: Reach::Fine, failure: None, waiting }
     }
 
     /// Until when the site is suspended, if it is.

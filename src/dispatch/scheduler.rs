@@ -196,9 +196,7 @@ impl Scheduler {
             self.actions.push_back(Action::Expire(dead, None));
         }
         alive.into_iter().for_each(|queued| self.admit(queued, Gathering::Over, now));
-        if let Some(until) = self.unusable_until(destination, now) {
-            self.hand_back(destination, until, None, now);
-        }
+        self.shed_if_unusable(destination, now);
         self.arm_load(destination, now);
         self.forget_if_idle(destination);
     }
@@ -275,7 +273,7 @@ impl Scheduler {
             destinations: self.queues.len(),
             sites: self.sites.len(),
             suspended_sites: self.sites.values().filter(|site| site.suspended_until(now).is_some()).count(),
-            held_providers: self.providers.values().filter(|provider| provider.held_until > now).count(),
+            held_providers: self.providers.values().filter(|provider| provider.is_held(now)).count(),
             hungry: self.hungry.len(),
         }
     }

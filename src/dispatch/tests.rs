@@ -383,7 +383,65 @@ fn a_provider_that_says_slow_down_gets_half_and_in_the_end_a_pause() {
     }
     assert_eq!(s.stats(NOW).held_providers, 1);
     assert!(run(&mut s, &limits(), NOW).0.is_empty());
-    assert_eq!(run(&mut s, &limits(), NOW + Duration::from_secs(601)).0.len(), 1);
+    let later = NOW + Duration::from_secs(601);
+    let (_, others) = run(&mut s, &limits(), later);
+    assert!(others.iter().any(|a| matches!(a, Action::Load { .. })), "its mail lay on disk meanwhile: {others:?}");
+    s.loaded(&domain("a.test"), lists.many(1, "a.test", 300), true, later);
+    assert_eq!(run(&mut s, &limits(), later).0.len(), 1);
+}
+
+#[test]
+fn what_an_operator_suspends_goes_back_to_disk_and_comes_back_when_it_is_resumed() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    s.offer(lists.many(1, "a.test", 100), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    s.offer(lists.many(1, "a.test", 30), NOW);
+    let status = s.suspend("a.test", None, "complaints", NOW).expect("known");
+    assert_eq!(status.standing, Standing::Suspended);
+    let suspension = status.suspension.expect("told");
+    assert_eq!((&*suspension.by, &*suspension.why, suspension.left_ms), ("operator", "complaints", None));
+    attempts.iter().for_each(|attempt| finish(&mut s, attempt, None, NOW));
+    s.offer(lists.many(1, "a.test", 10), NOW);
+    let later = NOW + Duration::from_secs(600);
+    let (attempts, others) = run(&mut s, &limits(), later);
+    let released: usize = others.iter().map(|a| if let Action::Release(ids) = a { ids.len() } else { 0 }).sum();
+    assert_eq!((attempts.len(), released), (0, 40), "{others:?}");
+    let status = s.resume("A.test", later).expect("known by its domain");
+    assert!(status.suspension.is_none());
+    assert!(run(&mut s, &limits(), later).1.iter().any(|a| matches!(a, Action::Load { .. })));
+}
+
+#[test]
+fn mail_whose_lifetime_ends_at_a_suspended_provider_expires_although_nothing_goes() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    s.offer(lists.many(1, "a.test", 10), NOW);
+    let _ = run(&mut s, &limits(), NOW);
+    s.suspend("a.test", None, "", NOW).expect("known");
+    let _ = run(&mut s, &limits(), NOW);
+    let later = NOW + Duration::from_secs(3601);
+    assert!(run(&mut s, &limits(), later).1.iter().any(|a| matches!(a, Action::Load { .. })));
+    s.loaded(&domain("a.test"), lists.many(1, "a.test", 10), true, later);
+    let (_, others) = run(&mut s, &limits(), later);
+    assert!(others.iter().any(|a| matches!(a, Action::Expire(dead, Some(_)) if dead.len() == 10)), "{others:?}");
+}
+
+#[test]
+fn an_unknown_name_is_answered_with_names_that_are_near() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    s.offer(lists.many(1, "google.test", 1), NOW);
+    let _ = run(&mut s, &limits(), NOW);
+    let unknown = s.provider_status("gogle.test", NOW).expect_err("unknown");
+    assert_eq!(unknown.near, ["google.test"]);
+}
+
+#[test]
+fn one_timer_per_queue_is_enough_however_often_mail_comes_for_a_suspended_provider() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    s.offer(lists.many(1, "a.test", 1), NOW);
+    let _ = run(&mut s, &limits(), NOW);
+    s.suspend("a.test", Some(Duration::from_secs(7200)), "", NOW).expect("known");
+    (0..500).for_each(|_| s.offer(lists.many(1, "a.test", 10), NOW));
+    assert!(s.timers.len() < 10, "{}", s.timers.len());
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! index. Tasks are bounded by the scheduler's window (attempts), its queues (one load and one resolution each), and
 //! the resolver's own limit.
 
+mod control;
 mod metrics;
 mod payer;
 mod work;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
 
+pub use self::control::{Control, Gone, Handle};
 pub use self::metrics::Metrics;
 pub use self::payer::Payer;
 use self::work::{Done, Lost};
@@ -66,15 +68,6 @@ pub struct Parts {
     pub log: DeliveryLog,
     /// Counts.
     pub metrics: Metrics,
-}
-
-/// What the engine can be told while it runs.
-#[derive(Debug)]
-pub enum Control {
-    /// Take over a changed configuration.
-    Reload(Box<DispatchOptions>, Duration),
-    /// Start nothing more; answer when nothing is in flight any more.
-    Drain(oneshot::Sender<()>),
 }
 
 /// The engine's task. Made by [`Engine::new`], run by [`Engine::run`].
@@ -154,6 +147,7 @@ impl Engine {
                 self.scheduler.reload(*options);
             }
             Control::Drain(drained) => self.draining = Some(drained),
+            Control::Ask(question) => question.put(&mut self.scheduler, self.clock.now()),
         }
     }
 
