@@ -112,6 +112,9 @@ fn reason(provider: &ProviderStatus) -> String {
     if let Some(suspension) = &provider.suspension {
         return describe(suspension);
     }
+    if let Some(rule) = provider.rules.first() {
+        return describe(rule);
+    }
     let left_alone = provider.sites.iter().filter_map(|site| site.suspension.as_ref());
     match left_alone.clone().count() {
         0 => String::new(),
@@ -141,6 +144,9 @@ fn detail(provider: &ProviderStatus) -> String {
     row("standing", standing(provider.standing));
     if let Some(suspension) = &provider.suspension {
         row("suspended", &describe(suspension));
+    }
+    for rule in &provider.rules {
+        row("rule", &describe(rule));
     }
     if let Some(throttled) = provider.throttled_ms {
         row("throttled", &format!("its rate allows more in {throttled} ms"));
@@ -186,6 +192,7 @@ mod tests {
             name: "google".to_owned(),
             standing: Standing::Suspended,
             suspension: Some(suspension),
+            rules: Vec::new(),
             throttled_ms: None,
             window: 3,
             connections: 5,

@@ -10,6 +10,7 @@
 mod document;
 pub mod providers;
 pub mod raw;
+pub mod reactions;
 mod translate;
 pub mod units;
 

@@ -346,14 +346,15 @@ fn hostname(raw: &Raw, findings: &mut Findings<'_>) -> Arc<str> {
     name.into()
 }
 
-fn options(raw: Raw, hostname: &Arc<str>, providers: InForce, directory: &Path, warnings: Vec<Problem>) -> Config {
+fn options(raw: Raw, hostname: &Arc<str>, mut providers: InForce, directory: &Path, warnings: Vec<Problem>) -> Config {
+    let reactions = std::mem::take(&mut providers.reactions);
     let list_hosts: Vec<_> = raw.list_host.iter().map(|host| Arc::new(list_host(host))).collect();
     Config {
         hostname: Arc::clone(hostname),
         spool: spool_options(&raw.spool, directory),
         route: route_options(&raw, hostname, providers, &list_hosts, directory),
         delivery: delivery_options(&raw, hostname, directory),
-        dispatch: dispatch_options(&raw, &list_hosts),
+        dispatch: dispatch_options(&raw, &list_hosts, &Arc::new(reactions)),
         bounce: bounce_options(&raw.bounce, hostname),
         admin: admin_options(&raw, hostname, directory),
         log: log::Options { format: raw.log.format, level: raw.log.level },
@@ -491,7 +492,11 @@ fn delivery_options(whole: &Raw, hostname: &Arc<str>, directory: &Path) -> deliv
     }
 }
 
-fn dispatch_options(raw: &Raw, list_hosts: &[Arc<ingress::ListHost>]) -> dispatch::Options {
+fn dispatch_options(
+    raw: &Raw,
+    list_hosts: &[Arc<ingress::ListHost>],
+    reactions: &Arc<dispatch::Reactions>,
+) -> dispatch::Options {
     dispatch::Options {
         coalesce_quiet: raw.dispatch.coalesce_quiet.0,
         coalesce_window: raw.dispatch.coalesce_window.0,
@@ -506,6 +511,7 @@ fn dispatch_options(raw: &Raw, list_hosts: &[Arc<ingress::ListHost>]) -> dispatc
             reports_expire_after: raw.bounce.expire_after.0,
         },
         suspend: (raw.dispatch.suspend_min.0, raw.dispatch.suspend_max.0),
+        reactions: Arc::clone(reactions),
         weights: list_hosts.iter().map(|host| (Arc::clone(&host.name), host.weight)).collect(),
     }
 }

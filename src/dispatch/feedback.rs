@@ -179,6 +179,9 @@ impl Scheduler {
     /// holds whose lifetime is over.
     pub(super) fn wake_provider(&mut self, name: &Arc<str>, now: Tick) {
         let Some(provider) = self.providers.get_mut(name) else { return };
+        provider.restrain(now);
+        self.set_temper_timer(name, now);
+        let Some(provider) = self.providers.get_mut(name) else { return };
         match provider.suspension.as_ref().map(|suspension| suspension.until) {
             Some(until) if until > now => {
                 self.timers.push(Reverse((until.min(now + SWEEP_EVERY), Timer::Provider(Arc::clone(name)))));

@@ -18,6 +18,8 @@ mod options;
 mod pace;
 mod provider;
 mod queue;
+mod react;
+mod reaction;
 mod retry;
 mod scheduler;
 mod serve;
@@ -27,5 +29,7 @@ mod tests;
 mod timers;
 
 pub use options::{Options, RetrySchedule};
+pub use react::Reacted;
+pub use reaction::{Effect, Pattern, Reaction, Reactions};
 pub use scheduler::{Action, Finished, Resolution, Scheduler, Stats};
 pub use status::{ProviderList, ProviderStatus, SiteStatus, Standing, SuspensionStatus, Unknown};

@@ -1,6 +1,6 @@
 //! The operator's desk: what is held and why, and the verbs that hold and release.
 //!
-//! A name is looked for as provider, as site, as domain with queued mail, and as the first label of a rule's domain
+//! A name is looked for as provider, as site, as domain with queued mail, and as the first label of such a domain
 //! (`gmail` for `gmail.com`); whatever it is found as, the provider is meant, because pace and reputation are its.
 
 use std::collections::BTreeSet;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::provider::{Provider, Reach, SiteState, Suspender, Suspension};
 use super::queue::OnDisk;
+use super::reaction::{Holding, Reaction};
 use super::scheduler::Scheduler;
 use super::status::{ProviderList, ProviderStatus, SiteStatus, Standing, SuspensionStatus, Unknown};
 use crate::clock::Tick;
@@ -91,7 +92,18 @@ impl Scheduler {
         {
             return Ok(Arc::clone(&state.provider));
         }
-        Err(self.near(&name))
+        self.provider_of_label(&name).ok_or_else(|| self.near(&name))
+    }
+
+    /// The provider whose name, or whose queued domains, have `label` as their first label (`gmail` for `gmail.com`), if
+    /// it is one.
+    fn provider_of_label(&self, label: &str) -> Option<Arc<str>> {
+        let named = |name: &str| name.split_once('.').is_some_and(|(first, _)| first == label);
+        let by_name = self.providers.keys().filter(|name| named(name)).cloned();
+        let by_domain = self.queues.keys().filter(|to| named(&to.to_string()));
+        let by_domain = by_domain.filter_map(|to| Some(Arc::clone(&self.sites.get(&self.site_of(to)?)?.provider)));
+        let mut providers = by_name.chain(by_domain).collect::<BTreeSet<_>>();
+        providers.pop_first().filter(|_| providers.is_empty())
     }
 
     fn near(&self, name: &str) -> Unknown {
@@ -134,6 +146,11 @@ impl Scheduler {
             more_on_disk: destinations().any(|queue| queue.disk != OnDisk::Nothing),
             last_reply: provider.last_reply.as_ref().map(|(_, reply)| reply.to_string()),
             last_reply_ago_ms: provider.last_reply.as_ref().map(|(at, _)| millis(now.since(*at))),
+            rules: provider
+                .temper
+                .holding(now)
+                .map(|(reaction, holding)| rule_status(reaction, holding, now))
+                .collect(),
             sites,
             site_count: of_provider().count(),
         }
@@ -159,6 +176,7 @@ impl Suspension {
     fn status(&self, now: Tick) -> SuspensionStatus {
         let by = match &self.by {
             Suspender::Trouble => "trouble",
+            Suspender::Rule(label) => label,
             Suspender::Operator => "operator",
         };
         SuspensionStatus {
@@ -180,6 +198,15 @@ impl SiteState {
             since_ms: millis(now.since(since)),
             left_ms: Some(millis(until.since(now))),
         })
+    }
+}
+
+fn rule_status(reaction: &Reaction, holding: &Holding, now: Tick) -> SuspensionStatus {
+    SuspensionStatus {
+        by: reaction.label.to_string(),
+        why: holding.why.to_string(),
+        since_ms: millis(now.since(holding.since)),
+        left_ms: Some(millis(holding.until.since(now))),
     }
 }
 

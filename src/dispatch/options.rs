@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Reactions;
+
 /// Everything dispatch is told.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -25,6 +27,8 @@ pub struct Options {
     pub suspend: (Duration, Duration),
     /// Share of each list host relative to the others; 1 where it is not named.
     pub weights: HashMap<Arc<str>, u32>,
+    /// What providers' words make us do.
+    pub reactions: Arc<Reactions>,
 }
 
 /// When a deferred recipient is tried again, and when it is given up.

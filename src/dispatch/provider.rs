@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::bundle::BundleId;
 use super::fairness::Turns;
 use super::pace::{Pacer, Window};
+use super::reaction::Temper;
 use crate::attempt::Limits;
 use crate::clock::Tick;
 use crate::mail::Destination;
@@ -14,7 +15,12 @@ use crate::mail::Destination;
 /// A provider's state: limits, pace and what waits for a slot.
 #[derive(Debug)]
 pub(super) struct Provider {
+    /// The ceilings of its rule.
+    configured: Arc<Limits>,
+    /// What holds now: the ceilings, and what reactions made of them.
     pub(super) limits: Arc<Limits>,
+    /// The reactions that it has met.
+    pub(super) temper: Temper,
     pub(super) window: Window,
     pub(super) pacer: Option<Pacer>,
     pub(super) in_flight: u32,
@@ -37,7 +43,9 @@ impl Provider {
         let window = Window::new(initial_window, limits.connections);
         let pacer = pacer(&limits, now);
         Provider {
+            configured: Arc::clone(&limits),
             limits,
+            temper: Temper::default(),
             window,
             pacer,
             in_flight: 0,
@@ -53,14 +61,23 @@ impl Provider {
 
     /// Takes over changed limits. A rate that did not change keeps its state, so that a reload gives no fresh burst.
     pub(super) fn set_limits(&mut self, limits: &Arc<Limits>, now: Tick) {
-        if *self.limits == **limits {
+        if *self.configured != **limits {
+            self.configured = Arc::clone(limits);
+            self.restrain(now);
+        }
+    }
+
+    /// Applies the reactions that hold now to the ceilings.
+    pub(super) fn restrain(&mut self, now: Tick) {
+        let limits = self.temper.restrain(&self.configured, now);
+        if *self.limits == limits {
             return;
         }
         if self.pacer.as_ref().map(Pacer::rate) != limits.recipient_rate {
-            self.pacer = pacer(limits, now);
+            self.pacer = pacer(&limits, now);
         }
         self.window.set_ceiling(limits.connections);
-        self.limits = Arc::clone(limits);
+        self.limits = Arc::new(limits);
     }
 
     /// Whether another attempt may start now.
@@ -103,6 +120,8 @@ pub(super) struct Suspension {
 pub(super) enum Suspender {
     /// Too much trouble in a row.
     Trouble,
+    /// The reaction of that label.
+    Rule(Arc<str>),
     /// The operator.
     Operator,
 }

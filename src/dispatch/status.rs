@@ -11,6 +11,8 @@ pub struct ProviderStatus {
     pub standing: Standing,
     /// Who suspended it, since when, until when and why.
     pub suspension: Option<SuspensionStatus>,
+    /// The reactions in force.
+    pub rules: Vec<SuspensionStatus>,
     /// Milliseconds until its rate allows more, if that holds it.
     pub throttled_ms: Option<u64>,
     /// Attempts that may be in flight now.

@@ -11,7 +11,7 @@ use crate::mail::{
     AttemptId, Batch, ContentHash, Destination, Domain, Envelope, EnvelopeParams, Mailbox, MailingId, QueueId, Queued,
     Recipient, RecipientId, RecipientParams, ReversePath, Trace,
 };
-use crate::outcome::{Enhanced, Phase, Reason, Scope};
+use crate::outcome::{Enhanced, Phase, Reason, Reply, Scope};
 
 const NOW: Tick = Tick(1_000_000_000);
 const MS: Duration = Duration::from_millis(1);
@@ -32,6 +32,7 @@ fn options() -> Options {
         },
         suspend: (Duration::from_secs(30), Duration::from_secs(600)),
         weights: HashMap::new(),
+        reactions: Arc::default(),
     }
 }
 
@@ -127,7 +128,10 @@ fn scheduler(options: Options) -> Scheduler {
 fn finish(scheduler: &mut Scheduler, attempt: &Attempt, trouble: Option<Reason>, now: Tick) {
     let relayed = if trouble.is_some() { 0 } else { attempt.recipients.len() };
     let (destination, site) = (attempt.destination.clone(), Arc::clone(&attempt.site));
-    scheduler.finished(Finished { destination, site, relayed, trouble, again: Vec::new() }, now);
+    scheduler.finished(
+        Finished { destination, site, relayed, said: trouble.iter().cloned().collect(), trouble, again: Vec::new() },
+        now,
+    );
 }
 
 fn trouble(scope: Scope) -> Reason {
@@ -442,6 +446,53 @@ fn one_timer_per_queue_is_enough_however_often_mail_comes_for_a_suspended_provid
     s.suspend("a.test", Some(Duration::from_secs(7200)), "", NOW).expect("known");
     (0..500).for_each(|_| s.offer(lists.many(1, "a.test", 10), NOW));
     assert!(s.timers.len() < 10, "{}", s.timers.len());
+}
+
+/// A scheduler where "come back" suspends for an hour, and 5.7.27 is our own fault.
+fn touchy() -> Scheduler {
+    let rule = |codes: &[Enhanced], text: &str, misconfigured: bool| {
+        let effect = Effect { suspend: Some(Duration::from_secs(3600)), misconfigured, ..Effect::default() };
+        let (label, text) = (format!("all: {text}").into(), Pattern::new(text));
+        let lasts = Duration::from_secs(3600);
+        Arc::new(Reaction { label, codes: codes.to_vec(), text, after: None, lasts, effect })
+    };
+    let general = vec![rule(&[Enhanced::new(5, 7, 27)], "", true), rule(&[], "come back", false)];
+    let reactions = Arc::new(Reactions { general, ..Reactions::default() });
+    scheduler(Options { reactions, ..options() })
+}
+
+fn said(code: u16, enhanced: Enhanced, text: &str) -> Reason {
+    let reply = Reply { code, enhanced: Some(enhanced), text: text.into() };
+    Reason { reply: Some(reply), ..trouble(Scope::Recipient) }
+}
+
+#[test]
+fn a_reply_that_a_rule_knows_suspends_the_provider_and_says_by_which_rule_and_why() {
+    let (mut s, mut lists) = (touchy(), Lists::new());
+    s.offer(lists.many(1, "a.test", 100), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    let said = vec![said(450, Enhanced::new(4, 2, 1), "come back later")];
+    let (destination, site) = (attempts[0].destination.clone(), Arc::clone(&attempts[0].site));
+    s.finished(Finished { said, ..Finished::without_attempt(destination, site) }, NOW);
+    let (_, others) = run(&mut s, &limits(), NOW);
+    assert!(others.iter().any(|a| matches!(a, Action::Reacted(reacted) if &*reacted.rule == "all: come back")));
+    let status = s.provider_status("a", NOW).expect("known by its first label");
+    let suspension = status.suspension.expect("suspended");
+    assert!(suspension.by == "all: come back" && suspension.why.contains("come back later"), "{suspension:?}");
+    assert_eq!(status.rules.len(), 1);
+    s.reload(s.options.clone(), NOW);
+    assert!(s.provider_status("a.test", NOW).expect("known").suspension.is_some(), "a reload lets it run on");
+    s.reload(options(), NOW);
+    let status = s.provider_status("a.test", NOW).expect("known");
+    assert!(status.suspension.is_none() && status.rules.is_empty(), "a rule that is gone holds nothing");
+}
+
+#[test]
+fn a_refusal_for_our_own_configuration_is_told_from_others() {
+    let s = touchy();
+    let ours = said(550, Enhanced::new(5, 7, 27), "SPF did not pass").reply.expect("a reply");
+    let theirs = said(550, Enhanced::new(5, 1, 1), "come back as somebody else").reply.expect("a reply");
+    assert!(s.is_our_fault(&site("a.test"), &ours) && !s.is_our_fault(&site("a.test"), &theirs));
 }
 
 #[test]

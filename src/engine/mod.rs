@@ -28,10 +28,10 @@ use self::work::{Done, Lost};
 use crate::attempt::AttemptReport;
 use crate::clock::{Clock, Tick};
 use crate::delivery::Delivery;
-use crate::dispatch::{Action, Finished, Options as DispatchOptions, Resolution, Scheduler};
+use crate::dispatch::{Action, Finished, Options as DispatchOptions, Reacted, Resolution, Scheduler};
 use crate::log::DeliveryLog;
 use crate::mail::{AttemptId, Destination, RecipientId};
-use crate::outcome::{Outcome, Reason};
+use crate::outcome::{Enhanced, Outcome, Reason};
 use crate::route::Resolver;
 use crate::settle::{self, Rules, Settled};
 use crate::spool::{Accepted, ContentError, Loaded, Spool};
@@ -144,7 +144,7 @@ impl Engine {
         match told {
             Control::Reload(options, delay_after) => {
                 self.rules = Rules { retry: options.retry.clone(), delay_after };
-                self.scheduler.reload(*options);
+                self.scheduler.reload(*options, self.clock.now());
             }
             Control::Drain(drained) => self.draining = Some(drained),
             Control::Ask(question) => question.put(&mut self.scheduler, self.clock.now()),
@@ -163,6 +163,7 @@ impl Engine {
                 Action::Load { destination, limit } => self.start_load(destination, limit),
                 Action::Start(attempt) => self.start_attempt(*attempt),
                 Action::Release(ids) => self.parts.spool.release(ids),
+                Action::Reacted(reacted) => self.reacted(&reacted),
                 Action::Expire(recipients, reason) => {
                     let settled = settle::expire(recipients, reason, &self.rules, self.clock.now());
                     self.apply(settled);
@@ -239,14 +240,15 @@ impl Engine {
     }
 
     fn attempted(&mut self, report: AttemptReport, now: Tick) {
-        let report = self.bound_skips(report);
+        let mut report = self.bound_skips(report);
+        self.spare_our_fault(&mut report);
         self.parts.metrics.attempted(&report);
         let (destination, site) = (report.attempt.destination.clone(), Arc::clone(&report.attempt.site));
-        let trouble = report.trouble.clone();
+        let (trouble, said) = (report.trouble.clone(), work::said(&report));
         let mut settled = settle::settle(report, &self.rules, rand::random(), now);
         let (relayed, again) = (settled.relayed, std::mem::take(&mut settled.again));
         self.apply(settled);
-        self.scheduler.finished(Finished { destination, site, relayed, trouble, again }, now);
+        self.scheduler.finished(Finished { destination, site, relayed, trouble, said, again }, now);
     }
 
     /// A recipient that is offered again and again without ever being tried is deferred in the end.
@@ -268,6 +270,28 @@ impl Engine {
         report
     }
 
+    /// A refusal for good that speaks of our own configuration defers: a mistake of ours must not bounce a mailing.
+    fn spare_our_fault(&self, report: &mut AttemptReport) {
+        for outcome in &mut report.outcomes {
+            if let Outcome::Failed(reason) = outcome
+                && reason.reply.as_ref().is_some_and(|reply| self.scheduler.is_our_fault(&report.attempt.site, reply))
+            {
+                let status = Enhanced { class: 4, ..reason.status };
+                *outcome = Outcome::Deferred(Reason { status, ..reason.clone() });
+            }
+        }
+    }
+
+    fn reacted(&self, reacted: &Reacted) {
+        let Reacted { provider, rule, why, misconfigured } = reacted;
+        self.parts.metrics.reacted(provider, *misconfigured);
+        if *misconfigured {
+            tracing::error!(%provider, %rule, %why, "the provider refuses us for our own configuration; its mail waits");
+        } else {
+            tracing::warn!(%provider, %rule, %why, "a reaction took hold");
+        }
+    }
+
     fn no_content(&mut self, attempt: crate::attempt::Attempt, error: &ContentError, now: Tick) {
         tracing::error!(%error, attempt = %attempt.id, recipients = attempt.recipients.len(), "recipients are held");
         self.parts.metrics.content_unreadable();
@@ -275,7 +299,7 @@ impl Engine {
         let (destination, site) = (attempt.destination, attempt.site);
         let settled = settle::hold(attempt.recipients, &error.to_string(), pause, now);
         self.apply(settled);
-        self.scheduler.finished(Finished { destination, site, relayed: 0, trouble: None, again: Vec::new() }, now);
+        self.scheduler.finished(Finished::without_attempt(destination, site), now);
     }
 
     /// A task panicked. What it held is given back; nothing else is touched.
@@ -294,8 +318,7 @@ impl Engine {
                 let work::Stake { destination, site, recipients } = *attempt;
                 let settled = settle::hold(recipients, "internal error during the attempt", HOLD_UNREADABLE, now);
                 self.apply(settled);
-                self.scheduler
-                    .finished(Finished { destination, site, relayed: 0, trouble: None, again: Vec::new() }, now);
+                self.scheduler.finished(Finished::without_attempt(destination, site), now);
             }
             None => {}
         }

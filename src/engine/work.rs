@@ -6,8 +6,11 @@ use super::Engine;
 use crate::attempt::{Attempt, AttemptReport, Site};
 use crate::dispatch::Resolution;
 use crate::mail::{Destination, Queued};
-use crate::outcome::{Enhanced, Phase, Reason, Scope};
+use crate::outcome::{Enhanced, Outcome, Phase, Reason, Scope};
 use crate::spool::{ContentError, Loaded};
+
+/// Different things said in one attempt that are looked at: personal texts for a hundred recipients are one thing.
+const SAID_MAX: usize = 8;
 
 /// What a task came back with.
 pub(super) enum Done {
@@ -68,6 +71,18 @@ impl Engine {
         });
         self.at_stake.insert(task.id(), Lost::Attempt(Box::new(stake)));
     }
+}
+
+/// What the next hop said in an attempt beside yes, each thing once: up to [`SAID_MAX`] things.
+pub(super) fn said(report: &AttemptReport) -> Vec<Reason> {
+    let mut said: Vec<Reason> = report.trouble.iter().cloned().collect();
+    for outcome in &report.outcomes {
+        let (Outcome::Deferred(reason) | Outcome::Failed(reason)) = outcome else { continue };
+        if said.len() < SAID_MAX && !said.iter().any(|known| known.reply == reason.reply) {
+            said.push(reason.clone());
+        }
+    }
+    said
 }
 
 /// The reason for deferring a recipient that its next hop never let us try.
