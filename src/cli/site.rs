@@ -152,6 +152,9 @@ fn detail(provider: &ProviderStatus) -> String {
         row("throttled", &format!("its rate allows more in {throttled} ms"));
     }
     row("window", &format!("{} connections now, {} at most", provider.window, provider.connections));
+    if let Some(pace) = provider.pace {
+        row("pace", &format!("{pace:.1} recipients a second"));
+    }
     row("in flight", &format!("{} attempts", provider.in_flight));
     let more = if provider.more_on_disk { ", more on disk" } else { "" };
     row("waiting", &format!("{} recipients in memory{more}", provider.resident));
@@ -195,6 +198,7 @@ mod tests {
             rules: Vec::new(),
             throttled_ms: None,
             window: 3,
+            pace: Some(140.0),
             connections: 5,
             in_flight: 0,
             resident: 0,

@@ -502,6 +502,7 @@ fn dispatch_options(
         coalesce_window: raw.dispatch.coalesce_window.0,
         attempts: raw.dispatch.attempts,
         initial_window: raw.dispatch.initial_window,
+        initial_rate: Some(raw.dispatch.initial_rate.0),
         read_ahead: raw.dispatch.read_ahead,
         resident: raw.dispatch.resident,
         retry: dispatch::RetrySchedule {

@@ -8,7 +8,7 @@ use super::bundle::{BundleId, Gathering};
 use super::provider::{Provider, Reach, SiteState, Suspender, Suspension, backoff};
 use super::queue::{OnDisk, Target};
 use super::scheduler::{Action, REMEMBERED, Scheduler, Timer};
-use crate::attempt::{Limits, Site};
+use crate::attempt::{Limits, Route, Site};
 use crate::clock::Tick;
 use crate::mail::Destination;
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
@@ -64,10 +64,12 @@ impl Scheduler {
 
     pub(super) fn remember_provider(&mut self, site: &Site, limits: &Arc<Limits>, now: Tick) {
         let initial = self.options.initial_window;
+        // A list host takes its own bounces at any pace.
+        let rate = self.options.initial_rate.filter(|_| matches!(site.route, Route::Mx(_)));
         self.providers
             .entry(Arc::clone(&site.provider))
             .and_modify(|provider| provider.set_limits(limits, now))
-            .or_insert_with(|| Provider::new(Arc::clone(limits), initial, now));
+            .or_insert_with(|| Provider::new(Arc::clone(limits), initial, rate, now));
         self.forget_unused(now);
     }
 
@@ -103,8 +105,7 @@ impl Scheduler {
     pub(super) fn on_success(&mut self, site: &Site, relayed: usize, now: Tick) {
         let Some(provider) = self.providers.get_mut(&site.provider) else { return };
         if relayed > 0 {
-            provider.window.on_success();
-            provider.troubles = 0;
+            provider.succeeded();
         }
         if let Some(state) = self.sites.get_mut(&site.name) {
             let was_probing = state.reach != Reach::Fine;

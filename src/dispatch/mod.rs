@@ -13,6 +13,7 @@ mod fairness;
 mod feedback;
 mod gather;
 mod growth;
+mod learned;
 mod operator;
 mod options;
 mod pace;

@@ -141,6 +141,7 @@ impl Scheduler {
             throttled_ms: (provider.held_until > now).then(|| millis(provider.held_until.since(now))),
             window: provider.window.size(),
             connections: provider.limits.connections,
+            pace: provider.learned.rate(),
             in_flight: provider.in_flight,
             resident,
             more_on_disk: destinations().any(|queue| queue.disk != OnDisk::Nothing),

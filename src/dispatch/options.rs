@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Reactions;
+use crate::attempt::Rate;
 
 /// Everything dispatch is told.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct Options {
     pub attempts: usize,
     /// Concurrency that a provider starts with; it grows with success and shrinks with trouble.
     pub initial_window: u32,
+    /// Recipients per time that a provider starts with; none: no pace is learned before somebody refuses.
+    pub initial_rate: Option<Rate>,
     /// Recipients held in memory per destination.
     pub read_ahead: usize,
     /// Recipients held in memory in all.

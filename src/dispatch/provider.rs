@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::bundle::BundleId;
 use super::fairness::Turns;
+use super::learned::Learned;
 use super::pace::{Pacer, Window};
 use super::reaction::Temper;
-use crate::attempt::Limits;
+use crate::attempt::{Limits, Rate};
 use crate::clock::Tick;
 use crate::mail::Destination;
 
@@ -22,6 +23,10 @@ pub(super) struct Provider {
     /// The reactions that it has met.
     pub(super) temper: Temper,
     pub(super) window: Window,
+    /// The pace that it was found to allow.
+    pub(super) learned: Learned,
+    /// Whether it was the rate, and not the window, that held its last attempt: the window then proves nothing.
+    paced: bool,
     pub(super) pacer: Option<Pacer>,
     pub(super) in_flight: u32,
     pub(super) turns: Turns<BundleId>,
@@ -39,7 +44,7 @@ pub(super) struct Provider {
 }
 
 impl Provider {
-    pub(super) fn new(limits: Arc<Limits>, initial_window: u32, now: Tick) -> Provider {
+    pub(super) fn new(limits: Arc<Limits>, initial_window: u32, initial_rate: Option<Rate>, now: Tick) -> Provider {
         let window = Window::new(initial_window, limits.connections);
         let pacer = pacer(&limits, now);
         Provider {
@@ -47,6 +52,8 @@ impl Provider {
             limits,
             temper: Temper::default(),
             window,
+            learned: Learned::new(initial_rate.map(|rate| f64::from(rate.count) / rate.period.as_secs_f64()), now),
+            paced: false,
             pacer,
             in_flight: 0,
             turns: Turns::default(),
@@ -69,7 +76,8 @@ impl Provider {
 
     /// Applies the reactions that hold now to the ceilings.
     pub(super) fn restrain(&mut self, now: Tick) {
-        let limits = self.temper.restrain(&self.configured, now);
+        let mut limits = self.temper.restrain(&self.configured, now);
+        self.learned.restrain(&mut limits, now);
         if *self.limits == limits {
             return;
         }
@@ -98,9 +106,27 @@ impl Provider {
     /// Recipients for the next transaction: what the limits and the rate allow, up to `wanted`; or when to come again.
     pub(super) fn admit(&mut self, wanted: usize, now: Tick) -> Result<usize, Tick> {
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX).min(self.limits.recipients_per_transaction.max(1));
-        let Some(pacer) = &mut self.pacer else { return Ok(wanted as usize) };
-        let count = wanted.min(pacer.burst());
-        pacer.admit(count, now).map(|()| count as usize)
+        let allowed = self.learned.admit(wanted, now);
+        self.paced = allowed.is_err();
+        let allowed = allowed?;
+        let Some(pacer) = &mut self.pacer else { return Ok(allowed as usize) };
+        let count = allowed.min(pacer.burst());
+        match pacer.admit(count, now) {
+            Ok(()) => Ok(count as usize),
+            Err(until) => {
+                self.learned.give_back(allowed, now);
+                self.paced = true;
+                Err(until)
+            }
+        }
+    }
+
+    /// Notes that mail was taken.
+    pub(super) fn succeeded(&mut self) {
+        self.troubles = 0;
+        if !self.paced {
+            self.window.on_success();
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use super::learned::Answer;
 use super::provider::Suspender;
 use super::scheduler::{Action, Scheduler, Timer};
-use crate::attempt::Site;
+use crate::attempt::{Pushback, Site};
 use crate::clock::Tick;
 use crate::outcome::{Reason, Reply};
 
@@ -23,6 +24,20 @@ pub struct Reacted {
 }
 
 impl Scheduler {
+    /// Has the provider's pace learn from an attempt.
+    pub(super) fn learn(&mut self, site: &Site, relayed: usize, pushback: Pushback, begun: Tick, now: Tick) {
+        let Some(provider) = self.providers.get_mut(&site.provider) else { return };
+        let Pushback { refused, transaction_cap, crowded } = pushback;
+        if crowded {
+            provider.learned.crowded(provider.in_flight, now);
+        }
+        let answer = Answer { accepted: relayed, refused, transaction_cap };
+        let changed = provider.learned.answered(answer, begun, now);
+        if changed || crowded || provider.learned.is_crowded() {
+            provider.restrain(now);
+        }
+    }
+
     /// Whether a refusal speaks of our own configuration, so that its recipients must not be failed by it.
     pub fn is_our_fault(&self, site: &Site, reply: &Reply) -> bool {
         let found = self.options.reactions.find(&site.provider, reply);

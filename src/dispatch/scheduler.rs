@@ -10,7 +10,7 @@ use super::provider::{Provider, SiteState};
 use super::queue::{OnDisk, Queue, Target};
 use super::serve::Lane;
 use super::{Options, Reacted};
-use crate::attempt::{Attempt, Limits, Site};
+use crate::attempt::{Attempt, Limits, Pushback, Site};
 use crate::clock::Tick;
 use crate::mail::{AttemptId, Destination, MailingId, Queued, RecipientId};
 use crate::outcome::Reason;
@@ -59,6 +59,10 @@ pub struct Finished {
     pub relayed: usize,
     /// What troubles the site or provider, if anything.
     pub trouble: Option<Reason>,
+    /// What it said about how much it takes.
+    pub pushback: Pushback,
+    /// When the attempt was begun.
+    pub begun: Tick,
     /// What else the next hop said, each thing once.
     pub said: Vec<Reason>,
     /// Recipients to be offered again at once.
@@ -68,7 +72,8 @@ pub struct Finished {
 impl Finished {
     /// An attempt that never came to speak with anybody, and says nothing of the site.
     pub fn without_attempt(destination: Destination, site: Arc<Site>) -> Finished {
-        Finished { destination, site, relayed: 0, trouble: None, said: Vec::new(), again: Vec::new() }
+        let (pushback, begun) = (Pushback::default(), Tick(0));
+        Finished { destination, site, relayed: 0, trouble: None, pushback, begun, said: Vec::new(), again: Vec::new() }
     }
 }
 
@@ -234,7 +239,7 @@ impl Scheduler {
 
     /// The end of an attempt.
     pub fn finished(&mut self, finished: Finished, now: Tick) {
-        let Finished { destination, site, relayed, trouble, said, again } = finished;
+        let Finished { destination, site, relayed, trouble, pushback, begun, said, again } = finished;
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(state) = self.sites.get_mut(&site.name) {
             state.in_flight = state.in_flight.saturating_sub(1);
@@ -244,7 +249,10 @@ impl Scheduler {
             provider.used = now;
         }
         again.into_iter().for_each(|queued| self.admit(queued, Gathering::Over, now));
+        self.learn(&site, relayed, pushback, begun, now);
         match trouble {
+            // The pace takes care of it; the site and its connections are well.
+            Some(_) if pushback.crowded || pushback.refused > 0 => {}
             Some(reason) => self.on_trouble(&site, reason, now),
             None => self.on_success(&site, relayed, now),
         }

@@ -112,7 +112,7 @@ impl Scheduler {
         self.in_flight += 1;
         self.put_back(id, now);
         self.arm_load(&destination, now);
-        Taken::Attempt(Box::new(self.attempt(destination, site, limits, envelope, recipients)))
+        Taken::Attempt(Box::new(self.attempt(destination, site, limits, envelope, recipients, now)))
     }
 
     /// What a bundle has left after an attempt was taken from it: the rest waits for company again if its mailing is
@@ -136,11 +136,12 @@ impl Scheduler {
         limits: Arc<Limits>,
         envelope: Arc<Envelope>,
         recipients: Vec<Queued>,
+        begun: Tick,
     ) -> Attempt {
         self.next_attempt += 1;
         let earliest = recipients.iter().map(|queued| &queued.batch).min_by_key(|batch| batch.id);
         let trace = earliest.map(|batch| batch.trace.clone()).expect("an attempt has recipients");
-        Attempt { id: AttemptId(self.next_attempt), destination, site, envelope, trace, recipients, limits }
+        Attempt { id: AttemptId(self.next_attempt), destination, site, envelope, trace, recipients, limits, begun }
     }
 }
 

@@ -19,6 +19,8 @@ pub struct ProviderStatus {
     pub window: u32,
     /// The configured ceiling of connections.
     pub connections: u32,
+    /// Recipients per second that it was found to take, or is tried with.
+    pub pace: Option<f64>,
     /// Attempts in flight.
     pub in_flight: u32,
     /// Recipients waiting in memory.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::attempt::{Attempt, Exchanger, Limits, Rate, Route, Site};
+use crate::attempt::{Attempt, Exchanger, Limits, Pushback, Rate, Route, Site};
 use crate::clock::Tick;
 use crate::mail::{
     AttemptId, Batch, ContentHash, Destination, Domain, Envelope, EnvelopeParams, Mailbox, MailingId, QueueId, Queued,
@@ -22,6 +22,7 @@ fn options() -> Options {
         coalesce_window: 2000 * MS,
         attempts: 100,
         initial_window: 5,
+        initial_rate: None,
         read_ahead: 1000,
         resident: 10_000,
         retry: RetrySchedule {
@@ -129,7 +130,13 @@ fn finish(scheduler: &mut Scheduler, attempt: &Attempt, trouble: Option<Reason>,
     let relayed = if trouble.is_some() { 0 } else { attempt.recipients.len() };
     let (destination, site) = (attempt.destination.clone(), Arc::clone(&attempt.site));
     scheduler.finished(
-        Finished { destination, site, relayed, said: trouble.iter().cloned().collect(), trouble, again: Vec::new() },
+        Finished {
+            relayed,
+            said: trouble.iter().cloned().collect(),
+            trouble,
+            begun: attempt.begun,
+            ..Finished::without_attempt(destination, site)
+        },
         now,
     );
 }
@@ -390,7 +397,7 @@ fn a_provider_that_says_slow_down_gets_half_and_in_the_end_a_pause() {
     let later = NOW + Duration::from_secs(601);
     let (_, others) = run(&mut s, &limits(), later);
     assert!(others.iter().any(|a| matches!(a, Action::Load { .. })), "its mail lay on disk meanwhile: {others:?}");
-    s.loaded(&domain("a.test"), lists.many(1, "a.test", 300), true, later);
+    s.loaded(&domain("a.test"), lists.many(1, "a.test", 300), Tick::NEVER, later);
     assert_eq!(run(&mut s, &limits(), later).0.len(), 1);
 }
 
@@ -424,7 +431,7 @@ fn mail_whose_lifetime_ends_at_a_suspended_provider_expires_although_nothing_goe
     let _ = run(&mut s, &limits(), NOW);
     let later = NOW + Duration::from_secs(3601);
     assert!(run(&mut s, &limits(), later).1.iter().any(|a| matches!(a, Action::Load { .. })));
-    s.loaded(&domain("a.test"), lists.many(1, "a.test", 10), true, later);
+    s.loaded(&domain("a.test"), lists.many(1, "a.test", 10), Tick::NEVER, later);
     let (_, others) = run(&mut s, &limits(), later);
     assert!(others.iter().any(|a| matches!(a, Action::Expire(dead, Some(_)) if dead.len() == 10)), "{others:?}");
 }
@@ -493,6 +500,43 @@ fn a_refusal_for_our_own_configuration_is_told_from_others() {
     let ours = said(550, Enhanced::new(5, 7, 27), "SPF did not pass").reply.expect("a reply");
     let theirs = said(550, Enhanced::new(5, 1, 1), "come back as somebody else").reply.expect("a reply");
     assert!(s.is_our_fault(&site("a.test"), &ours) && !s.is_our_fault(&site("a.test"), &theirs));
+}
+
+#[test]
+fn a_connection_too_many_costs_neither_the_site_nor_half_of_the_window() {
+    let mut s = scheduler(options());
+    s.offer(Lists::new().many(1, "a.test", 1000), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    assert_eq!(attempts.len(), 5);
+    let (destination, site) = (attempts[0].destination.clone(), Arc::clone(&attempts[0].site));
+    let pushback = Pushback { crowded: true, ..Pushback::default() };
+    let refused =
+        Finished { pushback, trouble: Some(trouble(Scope::Site)), ..Finished::without_attempt(destination, site) };
+    s.finished(refused, NOW);
+    assert_eq!(s.stats(NOW).suspended_sites, 0);
+    attempts[1..].iter().for_each(|attempt| finish(&mut s, attempt, None, NOW));
+    assert_eq!(run(&mut s, &limits(), NOW).0.len(), 4, "as many as worked");
+}
+
+#[test]
+fn a_provider_that_refuses_for_our_pace_is_sent_less_and_not_suspended() {
+    let mut s = scheduler(options());
+    s.offer(Lists::new().many(1, "a.test", 1000), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    let later = NOW + 1500 * MS;
+    attempts[1..].iter().for_each(|attempt| finish(&mut s, attempt, None, later));
+    let (destination, site) = (attempts[0].destination.clone(), Arc::clone(&attempts[0].site));
+    let pushback = Pushback { refused: 20, ..Pushback::default() };
+    let begun = attempts[0].begun;
+    let answer = Finished { pushback, begun, relayed: 30, ..Finished::without_attempt(destination, site) };
+    s.finished(answer, later);
+    let status = s.provider_status("a.test", later).expect("known");
+    assert!(
+        status.suspension.is_none() && status.pace.is_some_and(|pace| (100.0..200.0).contains(&pace)),
+        "{status:?}"
+    );
+    assert!(run(&mut s, &limits(), later).0.is_empty(), "a moment of silence first");
+    assert!(!run(&mut s, &limits(), later + 1000 * MS).0.is_empty());
 }
 
 #[test]

@@ -245,10 +245,11 @@ impl Engine {
         self.parts.metrics.attempted(&report);
         let (destination, site) = (report.attempt.destination.clone(), Arc::clone(&report.attempt.site));
         let (trouble, said) = (report.trouble.clone(), work::said(&report));
+        let (pushback, begun) = (report.pushback, report.attempt.begun);
         let mut settled = settle::settle(report, &self.rules, rand::random(), now);
         let (relayed, again) = (settled.relayed, std::mem::take(&mut settled.again));
         self.apply(settled);
-        self.scheduler.finished(Finished { destination, site, relayed, trouble, said, again }, now);
+        self.scheduler.finished(Finished { destination, site, relayed, trouble, pushback, begun, said, again }, now);
     }
 
     /// A recipient that is offered again and again without ever being tried is deferred in the end.

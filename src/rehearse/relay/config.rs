@@ -118,11 +118,13 @@ fn filled(setting: &Setting) -> String {
         data = "10s"
         dot = "30s"
         [dispatch]
+        initial_rate = "{}/1s"
         suspend_min = "500ms"
         suspend_max = "2s"
         [bounce]
         gather = "500ms"
-        "#
+        "#,
+        50 * TIME_LAPSE
     )
 }
 
