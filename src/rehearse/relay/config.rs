@@ -30,6 +30,8 @@ pub struct Setting {
     pub list_domain: String,
     /// Lifetime in the queue.
     pub expire_after: Duration,
+    /// Recipients a second that a provider starts with.
+    pub initial_rate: u32,
 }
 
 /// The configuration's text: `own` is the operator's file, if there is one, and lies in the directory `own_directory`.
@@ -124,7 +126,7 @@ fn filled(setting: &Setting) -> String {
         [bounce]
         gather = "500ms"
         "#,
-        50 * TIME_LAPSE
+        setting.initial_rate
     )
 }
 
@@ -154,6 +156,7 @@ mod tests {
             port: 4,
             bounces: address(5),
             list_domain: "lists.test".to_owned(),
+            initial_rate: 1000,
             expire_after: Duration::from_secs(15),
         }
     }
