@@ -23,8 +23,10 @@ pub enum Control {
     Ask(Question),
 }
 
+type Put = dyn FnOnce(&mut Scheduler, Tick) + Send;
+
 /// A question to the scheduler; see [`Handle::ask`].
-pub struct Question(Box<dyn FnOnce(&mut Scheduler, Tick) + Send>);
+pub struct Question(Box<Put>);
 
 impl Question {
     pub(super) fn put(self, scheduler: &mut Scheduler, now: Tick) {
