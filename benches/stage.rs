@@ -150,6 +150,7 @@ impl Ours {
             bounces: stage.internet.address_of(LIST_EXCHANGER).context("the list host takes no bounces")?,
             list_domain: LIST_DOMAIN.to_owned(),
             expire_after: Duration::from_secs(5 * 86_400),
+            initial_rate: 1_000_000,
         };
         let config = workspace.path().join("posthaste.toml");
         std::fs::write(&config, relay::compose(&setting, Some((HELD, workspace.path())))?)?;

@@ -37,7 +37,7 @@
 //! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `bounce`, `log` |
 //! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `settle`, `bounce`, `log`, `sign` |
 //! | `config` | every part's `Options` |
-//! | `admin` | `budget`, `spool` |
+//! | `admin` | `budget`, `spool`, `dispatch`, `engine` |
 //! | `rehearse` | `mail`, `smtp`, `config` |
 //! | `server`, `cli` | everything |
 //!

@@ -14,15 +14,16 @@ use arc_swap::ArcSwap;
 use prometheus::Registry;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::admin::{Admin, Health, State};
+use crate::admin::api::{self, Desk};
+use crate::admin::{Admin, ControlSocket, Health, State};
 use crate::bounce;
 use crate::budget::Descriptors;
 use crate::config::Config;
 use crate::delivery::Delivery;
-use crate::engine::{self, ACCEPTED_QUEUE, Control, Engine, Parts, Payer};
+use crate::engine::{self, ACCEPTED_QUEUE, Control, Engine, Handle, Parts, Payer};
 use crate::ingress::Ingress;
 use crate::log::{self, DeliveryLog};
 use crate::route::Resolver;
@@ -78,7 +79,8 @@ struct Server {
     bounce: Arc<ArcSwap<bounce::Options>>,
     ingress: Ingress<Spool>,
     admin: Admin,
-    control: mpsc::Sender<Control>,
+    control: Handle,
+    socket: ControlSocket,
     engine: JoinHandle<()>,
     payer: JoinHandle<()>,
 }
@@ -113,9 +115,11 @@ impl Server {
             metrics: engine::Metrics::new(&registry)?,
         };
         let engine = Engine::new(parts, config.dispatch.clone(), config.bounce.delay_after, payer);
-        let (control, told) = mpsc::channel(4);
+        let (control, told) = Handle::new();
         let engine = tokio::spawn(engine.run(arrivals, told));
         let payer = tokio::spawn(payer_task.run());
+        let desk = Desk { engine: control.clone() };
+        let socket = ControlSocket::start(&config.admin.socket, api::routes(desk))?;
         let ingress = Ingress::start(config.ingress.clone(), spool.clone(), descriptors, &registry)?;
         health.set_listening(State::Up);
         let config_path = config_path.to_owned();
@@ -131,6 +135,7 @@ impl Server {
             ingress,
             admin,
             control,
+            socket,
             engine,
             payer,
         })
@@ -169,10 +174,12 @@ impl Server {
     /// What can refuse comes first: ports that cannot be bound, certificates that cannot be read, name servers. If a
     /// later one refuses, the earlier ones get the old options back.
     fn apply(&mut self, new: Config) -> anyhow::Result<()> {
-        if new.spool.path != self.config.spool.path || new.admin.address != self.config.admin.address {
-            tracing::warn!("[spool] path and [admin] address are taken over at the next start only");
+        let admin = (&new.admin.address, &new.admin.socket);
+        if new.spool.path != self.config.spool.path || admin != (&self.config.admin.address, &self.config.admin.socket)
+        {
+            tracing::warn!("[spool] path and [admin] address and socket are taken over at the next start only");
         }
-        let engine = self.control.try_reserve().context("the engine is busy with an earlier reload")?;
+        let engine = self.control.reserve().context("the engine is too busy to take it now")?;
         self.ingress.reload(new.ingress.clone())?;
         if let Err(error) = self.resolver.reload(new.route.clone()) {
             self.ingress.reload(self.config.ingress.clone())?;
@@ -190,14 +197,14 @@ impl Server {
         tracing::info!("draining");
         self.health.set_listening(State::Down("draining".to_owned()));
         let deadline = tokio::time::Instant::now() + DRAIN_DEADLINE;
-        let (drained, finished) = oneshot::channel();
         // Attempts stop being started at once; those under way and the open sessions finish side by side.
-        let _ = self.control.send(Control::Drain(drained)).await;
+        let finished = self.control.drain().await;
         let _ = tokio::join!(self.ingress.drain(DRAIN_DEADLINE), tokio::time::timeout_at(deadline, finished));
         self.payer.abort();
         self.engine.abort();
         self.delivery.close(tokio::time::Instant::now() + Duration::from_secs(2)).await;
         self.spool.close().await;
+        self.socket.stop().await;
         self.admin.stop().await;
         tracing::info!("stopped");
     }

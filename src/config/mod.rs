@@ -10,6 +10,7 @@
 mod document;
 pub mod providers;
 pub mod raw;
+pub mod reactions;
 mod signing;
 mod sources;
 mod translate;

@@ -5,12 +5,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::units::{BounceUrl, NameServer, Percent, Size, Span};
+use super::units::{BounceUrl, NameServer, PerTime, Percent, Size, Span};
+use crate::attempt::Rate;
 use crate::delivery;
 use crate::log;
 
@@ -408,6 +410,9 @@ pub struct Dispatch {
     pub attempts: usize,
     /// Connections that a provider starts with; they grow with success and shrink with trouble. Default: 5.
     pub initial_window: u32,
+    /// Recipients per time that a provider starts with, after a first transaction; they grow by a quarter each second
+    /// until it refuses some, and then follow what it takes. Default: 50/1s.
+    pub initial_rate: PerTime,
     /// Recipients held in memory per destination. Default: 1000.
     pub read_ahead: usize,
     /// Recipients held in memory in all; the rest of the queue stays on disk. Default: 50000.
@@ -425,6 +430,7 @@ impl Default for Dispatch {
             coalesce_window: Span::seconds(2),
             attempts: 500,
             initial_window: 5,
+            initial_rate: PerTime(Rate { count: 50, period: Duration::from_secs(1) }),
             read_ahead: 1000,
             resident: 50_000,
             suspend_min: Span::seconds(30),
@@ -477,11 +483,19 @@ pub struct Admin {
     /// Names that a Host header may bear, beside the loopback names, `hostname` and `address`; others get 421, against
     /// DNS rebinding. Default: none.
     pub host_names: Vec<String>,
+    /// Unix socket for `posthaste site` and the other verbs that speak with the running relay, relative to the
+    /// configuration file; mode 0600. Default: `control.sock` in the spool's directory.
+    pub socket: Option<PathBuf>,
 }
 
 impl Default for Admin {
     fn default() -> Admin {
-        Admin { address: SocketAddr::from(([127, 0, 0, 1], 8025)), networks: Vec::new(), host_names: Vec::new() }
+        Admin {
+            address: SocketAddr::from(([127, 0, 0, 1], 8025)),
+            networks: Vec::new(),
+            host_names: Vec::new(),
+            socket: None,
+        }
     }
 }
 

@@ -12,6 +12,10 @@ use super::{signing, sources};
 use crate::mail::{Domain, Mailbox};
 use crate::{admin, bounce, delivery, dispatch, ingress, log, route, sign, spool};
 
+/// Longest path of a Unix socket (`sun_path` of unix(7) is 108 octets with its NUL), less one for the name under which it
+/// is made.
+const SOCKET_PATH_MAX: usize = 106;
+
 /// Checks `raw` as a whole and makes the options. `directory` is where relative paths start.
 ///
 /// # Errors
@@ -66,7 +70,7 @@ impl Findings<'_> {
         self.check_retry(&raw.delivery);
         self.check_bounce(&raw.bounce);
         self.check_tls_policies(raw, directory);
-        self.check_admin(&raw.admin);
+        self.check_admin(&raw.admin, &control_socket(raw, directory));
     }
 
     fn check_listeners(&mut self, raw: &Raw, directory: &Path) {
@@ -316,7 +320,14 @@ impl Findings<'_> {
         }
     }
 
-    fn check_admin(&mut self, admin: &raw::Admin) {
+    fn check_admin(&mut self, admin: &raw::Admin, socket: &Path) {
+        if socket.as_os_str().len() > SOCKET_PATH_MAX {
+            let message = format!(
+                "{} is longer than the {SOCKET_PATH_MAX} octets of a socket's name; name another",
+                socket.display()
+            );
+            self.error("admin.socket", message);
+        }
         if !admin.address.ip().is_loopback() && admin.networks.is_empty() {
             let message = "not a loopback address: say in `networks` who may ask, or use 127.0.0.1";
             self.error("admin.address", message);
@@ -358,16 +369,17 @@ fn hostname(raw: &Raw, findings: &mut Findings<'_>) -> Arc<str> {
     name.into()
 }
 
-fn options(raw: Raw, hostname: &Arc<str>, providers: InForce, directory: &Path, warnings: Vec<Problem>) -> Config {
+fn options(raw: Raw, hostname: &Arc<str>, mut providers: InForce, directory: &Path, warnings: Vec<Problem>) -> Config {
+    let reactions = std::mem::take(&mut providers.reactions);
     let list_hosts: Vec<_> = raw.list_host.iter().map(|host| Arc::new(list_host(host))).collect();
     Config {
         hostname: Arc::clone(hostname),
         spool: spool_options(&raw.spool, directory),
         route: route_options(&raw, hostname, providers, &list_hosts, directory),
         delivery: delivery_options(&raw, hostname, directory),
-        dispatch: dispatch_options(&raw, &list_hosts),
+        dispatch: dispatch_options(&raw, &list_hosts, &Arc::new(reactions)),
         bounce: bounce_options(&raw.bounce, hostname),
-        admin: admin_options(&raw.admin, hostname),
+        admin: admin_options(&raw, hostname, directory),
         sign: sign::Options::default(),
         log: log::Options { format: raw.log.format, level: raw.log.level },
         ingress: ingress_options(&raw, hostname, list_hosts, directory),
@@ -505,12 +517,17 @@ fn delivery_options(whole: &Raw, hostname: &Arc<str>, directory: &Path) -> deliv
     }
 }
 
-fn dispatch_options(raw: &Raw, list_hosts: &[Arc<ingress::ListHost>]) -> dispatch::Options {
+fn dispatch_options(
+    raw: &Raw,
+    list_hosts: &[Arc<ingress::ListHost>],
+    reactions: &Arc<dispatch::Reactions>,
+) -> dispatch::Options {
     dispatch::Options {
         coalesce_quiet: raw.dispatch.coalesce_quiet.0,
         coalesce_window: raw.dispatch.coalesce_window.0,
         attempts: raw.dispatch.attempts,
         initial_window: raw.dispatch.initial_window,
+        initial_rate: Some(raw.dispatch.initial_rate.0),
         read_ahead: raw.dispatch.read_ahead,
         resident: raw.dispatch.resident,
         retry: dispatch::RetrySchedule {
@@ -520,6 +537,7 @@ fn dispatch_options(raw: &Raw, list_hosts: &[Arc<ingress::ListHost>]) -> dispatc
             reports_expire_after: raw.bounce.expire_after.0,
         },
         suspend: (raw.dispatch.suspend_min.0, raw.dispatch.suspend_max.0),
+        reactions: Arc::clone(reactions),
         weights: list_hosts.iter().map(|host| (Arc::clone(&host.name), host.weight)).collect(),
     }
 }
@@ -541,11 +559,17 @@ fn bounce_options(raw: &raw::Bounce, hostname: &Arc<str>) -> bounce::Options {
     }
 }
 
-fn admin_options(raw: &raw::Admin, hostname: &Arc<str>) -> admin::Options {
-    let names = raw.host_names.iter().map(|name| name.to_ascii_lowercase());
+fn admin_options(raw: &Raw, hostname: &Arc<str>, directory: &Path) -> admin::Options {
+    let names = raw.admin.host_names.iter().map(|name| name.to_ascii_lowercase());
     admin::Options {
-        address: raw.address,
-        networks: raw.networks.clone(),
+        address: raw.admin.address,
+        networks: raw.admin.networks.clone(),
         host_names: names.chain([hostname.to_ascii_lowercase()]).collect(),
+        socket: control_socket(raw, directory),
     }
+}
+
+fn control_socket(raw: &Raw, directory: &Path) -> PathBuf {
+    let in_spool = || raw.spool.path.join("control.sock");
+    directory.join(raw.admin.socket.clone().unwrap_or_else(in_spool))
 }

@@ -126,8 +126,9 @@ impl Delivery {
         let conclusion = run.conclude().await;
         let Run { delays, peer, bytes, transaction, .. } = run;
         self.count(&attempt, &conclusion, bytes);
-        let Conclusion { outcomes, trouble, .. } = conclusion;
-        AttemptReport { attempt, outcomes, trouble, delays, peer, bytes, transaction }
+        let Conclusion { outcomes, trouble, crowded, .. } = conclusion;
+        let pushback = classify::pushback(&outcomes, trouble.as_ref(), crowded);
+        AttemptReport { attempt, outcomes, trouble, pushback, delays, peer, bytes, transaction }
     }
 
     fn count(&self, attempt: &Attempt, conclusion: &Conclusion, bytes: u64) {
@@ -306,11 +307,15 @@ impl<'a> Run<'a> {
     fn unreached(&self, course: Option<Course<'a>>) -> Conclusion {
         let setback = course.unwrap_or_else(|| self.course()).verdict();
         let trouble: Option<Reason> = classify::is_trouble(&setback.reason, true).then(|| setback.reason.clone());
-        Conclusion { outcomes: vec![setback.into_outcome(); self.attempt.recipients.len()], trouble, reusable: false }
+        // While others of ours are open the site is well, and only this connection was one too many.
+        let crowded = classify::is_full(&setback.reason) && self.means.pool.has_open(&self.attempt.site.provider);
+        let outcome = if crowded { Outcome::NotTried } else { setback.into_outcome() };
+        Conclusion { outcomes: vec![outcome; self.attempt.recipients.len()], trouble, reusable: false, crowded }
     }
 
     /// No connection came free in time, or we are closing down.
     fn untried(&self) -> Conclusion {
-        Conclusion { outcomes: vec![Outcome::NotTried; self.attempt.recipients.len()], trouble: None, reusable: false }
+        let outcomes = vec![Outcome::NotTried; self.attempt.recipients.len()];
+        Conclusion { outcomes, trouble: None, reusable: false, crowded: false }
     }
 }

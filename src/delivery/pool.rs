@@ -386,6 +386,11 @@ impl Pool {
         provider.changed.notify_waiters();
     }
 
+    /// Whether any connection of a provider is open, opening or closing.
+    pub(super) fn has_open(&self, provider: &Arc<str>) -> bool {
+        self.0.providers.get(provider).is_some_and(|provider| provider.state().open > 0)
+    }
+
     fn provider(&self, name: &Arc<str>) -> Arc<Provider> {
         if let Some(provider) = self.0.providers.get(name) {
             return Arc::clone(&provider);

@@ -57,6 +57,8 @@ pub(super) struct Conclusion {
     pub(super) trouble: Option<Reason>,
     /// Whether the connection may carry another transaction.
     pub(super) reusable: bool,
+    /// Whether the connection was refused while others of ours were open.
+    pub(super) crowded: bool,
 }
 
 /// Runs the transaction. `reused`: the connection has lain idle, so that its death says nothing about the host.
@@ -336,7 +338,7 @@ impl Transaction<'_> {
         let outcomes: Vec<_> = self.outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::NotTried)).collect();
         let trouble =
             end.iter().chain(&outcomes).filter_map(reason).find(|r| classify::is_trouble(r, anybody)).cloned();
-        Conclusion { outcomes, trouble, reusable }
+        Conclusion { outcomes, trouble, reusable, crowded: false }
     }
 
     /// Ends a transaction that was left open, and listens for what nobody asked for.

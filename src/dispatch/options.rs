@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Reactions;
+use crate::attempt::Rate;
+
 /// Everything dispatch is told.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -15,6 +18,8 @@ pub struct Options {
     pub attempts: usize,
     /// Concurrency that a provider starts with; it grows with success and shrinks with trouble.
     pub initial_window: u32,
+    /// Recipients per time that a provider starts with; none: no pace is learned before somebody refuses.
+    pub initial_rate: Option<Rate>,
     /// Recipients held in memory per destination.
     pub read_ahead: usize,
     /// Recipients held in memory in all.
@@ -25,6 +30,8 @@ pub struct Options {
     pub suspend: (Duration, Duration),
     /// Share of each list host relative to the others; 1 where it is not named.
     pub weights: HashMap<Arc<str>, u32>,
+    /// What providers' words make us do.
+    pub reactions: Arc<Reactions>,
 }
 
 /// When a deferred recipient is tried again, and when it is given up.

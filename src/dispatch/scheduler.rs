@@ -4,13 +4,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::Options;
 use super::bundle::{Bundle, BundleId, Gathering};
 use super::growth::Growth;
 use super::provider::{Provider, SiteState};
 use super::queue::{OnDisk, Queue, Target};
 use super::serve::Lane;
-use crate::attempt::{Attempt, Limits, Site};
+use super::{Options, Reacted};
+use crate::attempt::{Attempt, Limits, Pushback, Site};
 use crate::clock::Tick;
 use crate::mail::{AttemptId, Destination, MailingId, Queued, RecipientId};
 use crate::outcome::Reason;
@@ -31,6 +31,8 @@ pub enum Action {
     Start(Box<Attempt>),
     /// Give these recipients back to the spool: there is no room for them, or their site is suspended.
     Release(Vec<RecipientId>),
+    /// Tell the operator: a rule took hold.
+    Reacted(Box<Reacted>),
     /// Settle these as expired, for this reason: their lifetime is over.
     Expire(Vec<Queued>, Option<Reason>),
 }
@@ -57,8 +59,22 @@ pub struct Finished {
     pub relayed: usize,
     /// What troubles the site or provider, if anything.
     pub trouble: Option<Reason>,
+    /// What it said about how much it takes.
+    pub pushback: Pushback,
+    /// When the attempt was begun.
+    pub begun: Tick,
+    /// What else the next hop said, each thing once.
+    pub said: Vec<Reason>,
     /// Recipients to be offered again at once.
     pub again: Vec<Queued>,
+}
+
+impl Finished {
+    /// An attempt that never came to speak with anybody, and says nothing of the site.
+    pub fn without_attempt(destination: Destination, site: Arc<Site>) -> Finished {
+        let (pushback, begun) = (Pushback::default(), Tick(0));
+        Finished { destination, site, relayed: 0, trouble: None, pushback, begun, said: Vec::new(), again: Vec::new() }
+    }
 }
 
 /// Figures for metrics.
@@ -140,8 +156,9 @@ impl Scheduler {
     }
 
     /// Takes over changed options; limits of providers follow with the next resolution.
-    pub fn reload(&mut self, options: Options) {
+    pub fn reload(&mut self, options: Options, now: Tick) {
         self.options = options;
+        self.review_reactions(now);
     }
 
     /// Newly accepted recipients. Those for which there is no room go back to the spool.
@@ -196,9 +213,7 @@ impl Scheduler {
             self.actions.push_back(Action::Expire(dead, None));
         }
         alive.into_iter().for_each(|queued| self.admit(queued, Gathering::Over, now));
-        if let Some(until) = self.unusable_until(destination, now) {
-            self.hand_back(destination, until, None, now);
-        }
+        self.shed_if_unusable(destination, now);
         self.arm_load(destination, now);
         self.forget_if_idle(destination);
     }
@@ -224,7 +239,7 @@ impl Scheduler {
 
     /// The end of an attempt.
     pub fn finished(&mut self, finished: Finished, now: Tick) {
-        let Finished { destination, site, relayed, trouble, again } = finished;
+        let Finished { destination, site, relayed, trouble, pushback, begun, said, again } = finished;
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(state) = self.sites.get_mut(&site.name) {
             state.in_flight = state.in_flight.saturating_sub(1);
@@ -234,10 +249,14 @@ impl Scheduler {
             provider.used = now;
         }
         again.into_iter().for_each(|queued| self.admit(queued, Gathering::Over, now));
+        self.learn(&site, relayed, pushback, begun, now);
         match trouble {
+            // The pace takes care of it; the site and its connections are well.
+            Some(_) if pushback.crowded || pushback.refused > 0 => {}
             Some(reason) => self.on_trouble(&site, reason, now),
             None => self.on_success(&site, relayed, now),
         }
+        self.react(&site, &said, now);
         self.requeue_waiting(&site.name);
         self.enter_ring(&site.provider, &site.route);
         self.arm_load(&destination, now);
@@ -275,7 +294,7 @@ impl Scheduler {
             destinations: self.queues.len(),
             sites: self.sites.len(),
             suspended_sites: self.sites.values().filter(|site| site.suspended_until(now).is_some()).count(),
-            held_providers: self.providers.values().filter(|provider| provider.held_until > now).count(),
+            held_providers: self.providers.values().filter(|provider| provider.is_held(now)).count(),
             hungry: self.hungry.len(),
         }
     }

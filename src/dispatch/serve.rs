@@ -85,11 +85,11 @@ impl Scheduler {
     pub(super) fn take(&mut self, provider_name: &Arc<str>, id: BundleId, now: Tick) -> Taken {
         let Some(bundle) = self.bundles.get_mut(&id) else { return Taken::Nothing };
         let Some(queue) = self.queues.get_mut(&bundle.destination) else { return Taken::Nothing };
-        let Target::Known { site, limits, .. } = &queue.target else { return Taken::Nothing };
+        let Target::Known { site, .. } = &queue.target else { return Taken::Nothing };
         if site.provider != *provider_name || bundle.state != Gathering::Ready {
             return Taken::Nothing;
         }
-        let (site, limits) = (Arc::clone(site), Arc::clone(limits));
+        let site = Arc::clone(site);
         let Some(state) = self.sites.get_mut(&site.name) else { return Taken::Nothing };
         let Some(provider) = self.providers.get_mut(provider_name) else { return Taken::Nothing };
         if !state.has_slot() {
@@ -102,7 +102,7 @@ impl Scheduler {
                 return Taken::Throttled(until);
             }
         };
-        let recipients = bundle.take(count);
+        let (recipients, limits) = (bundle.take(count), Arc::clone(&provider.limits));
         state.in_flight += 1;
         provider.in_flight += 1;
         queue.resident -= recipients.len();
@@ -112,7 +112,7 @@ impl Scheduler {
         self.in_flight += 1;
         self.put_back(id, now);
         self.arm_load(&destination, now);
-        Taken::Attempt(Box::new(self.attempt(destination, site, limits, envelope, recipients)))
+        Taken::Attempt(Box::new(self.attempt(destination, site, limits, envelope, recipients, now)))
     }
 
     /// What a bundle has left after an attempt was taken from it: the rest waits for company again if its mailing is
@@ -136,11 +136,12 @@ impl Scheduler {
         limits: Arc<Limits>,
         envelope: Arc<Envelope>,
         recipients: Vec<Queued>,
+        begun: Tick,
     ) -> Attempt {
         self.next_attempt += 1;
         let earliest = recipients.iter().map(|queued| &queued.batch).min_by_key(|batch| batch.id);
         let trace = earliest.map(|batch| batch.trace.clone()).expect("an attempt has recipients");
-        Attempt { id: AttemptId(self.next_attempt), destination, site, envelope, trace, recipients, limits }
+        Attempt { id: AttemptId(self.next_attempt), destination, site, envelope, trace, recipients, limits, begun }
     }
 }
 

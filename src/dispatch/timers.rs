@@ -38,16 +38,22 @@ impl Scheduler {
     pub(super) fn set_alarm(&mut self, destination: &Destination, at: Tick) {
         if let Some(queue) = self.queues.get_mut(destination)
             && queue.alarm.is_none_or(|alarm| at < alarm)
+            && at != Tick::NEVER
         {
             queue.alarm = Some(at);
             self.timers.push(Reverse((at, Timer::Destination(destination.clone()))));
         }
     }
 
-    /// Until when mail for a destination cannot go, if it cannot: its site is suspended, or it does not resolve.
+    /// Until when mail for a destination cannot go, if it cannot: its site or provider is suspended, or it does not
+    /// resolve.
     pub(super) fn unusable_until(&self, destination: &Destination, now: Tick) -> Option<Tick> {
         match &self.queues.get(destination)?.target {
-            Target::Known { site, .. } => self.sites.get(&site.name)?.suspended_until(now),
+            Target::Known { site, .. } => {
+                let unreachable = self.sites.get(&site.name).and_then(|state| state.suspended_until(now));
+                let unwanted = self.providers.get(&site.provider).and_then(|provider| provider.suspended_until(now));
+                unreachable.max(unwanted)
+            }
             Target::Unresolved(until) => (*until > now).then_some(*until),
             Target::Unknown => None,
         }
@@ -69,7 +75,7 @@ impl Scheduler {
             let Some(Reverse((_, timer))) = self.timers.pop() else { return };
             match timer {
                 Timer::Bundle(id) => self.reconsider(id, now),
-                Timer::Provider(name) => self.enter_ring_by_name(&name),
+                Timer::Provider(name) => self.wake_provider(&name, now),
                 Timer::Site(name) => self.wake_site(&name, now),
                 Timer::Destination(destination) => {
                     if let Some(queue) = self.queues.get_mut(&destination) {

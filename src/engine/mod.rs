@@ -9,6 +9,7 @@
 //! index. Tasks are bounded by the scheduler's window (attempts), its queues (one load and one resolution each), and
 //! the resolver's own limit.
 
+mod control;
 mod metrics;
 mod payer;
 mod work;
@@ -20,16 +21,17 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
 
+pub use self::control::{Control, Gone, Handle};
 pub use self::metrics::Metrics;
 pub use self::payer::Payer;
 use self::work::{Done, Lost, NotReady};
 use crate::attempt::AttemptReport;
 use crate::clock::{Clock, Tick};
 use crate::delivery::Delivery;
-use crate::dispatch::{Action, Finished, Options as DispatchOptions, Resolution, Scheduler};
+use crate::dispatch::{Action, Finished, Options as DispatchOptions, Reacted, Resolution, Scheduler};
 use crate::log::DeliveryLog;
 use crate::mail::{AttemptId, Destination, RecipientId};
-use crate::outcome::{Outcome, Reason};
+use crate::outcome::{Enhanced, Outcome, Reason};
 use crate::route::Resolver;
 use crate::settle::{self, Rules, Settled};
 use crate::sign::Signer;
@@ -69,15 +71,6 @@ pub struct Parts {
     pub log: DeliveryLog,
     /// Counts.
     pub metrics: Metrics,
-}
-
-/// What the engine can be told while it runs.
-#[derive(Debug)]
-pub enum Control {
-    /// Take over a changed configuration.
-    Reload(Box<DispatchOptions>, Duration),
-    /// Start nothing more; answer when nothing is in flight any more.
-    Drain(oneshot::Sender<()>),
 }
 
 /// The engine's task. Made by [`Engine::new`], run by [`Engine::run`].
@@ -154,9 +147,10 @@ impl Engine {
         match told {
             Control::Reload(options, delay_after) => {
                 self.rules = Rules { retry: options.retry.clone(), delay_after };
-                self.scheduler.reload(*options);
+                self.scheduler.reload(*options, self.clock.now());
             }
             Control::Drain(drained) => self.draining = Some(drained),
+            Control::Ask(question) => question.put(&mut self.scheduler, self.clock.now()),
         }
     }
 
@@ -172,6 +166,7 @@ impl Engine {
                 Action::Load { destination, limit } => self.start_load(destination, limit),
                 Action::Start(attempt) => self.start_attempt(*attempt),
                 Action::Release(ids) => self.parts.spool.release(ids),
+                Action::Reacted(reacted) => self.reacted(&reacted),
                 Action::Expire(recipients, reason) => {
                     let settled = settle::expire(recipients, reason, &self.rules, self.clock.now());
                     self.apply(settled);
@@ -248,14 +243,16 @@ impl Engine {
     }
 
     fn attempted(&mut self, report: AttemptReport, now: Tick) {
-        let report = self.bound_skips(report);
+        let mut report = self.bound_skips(report);
+        self.spare_our_fault(&mut report);
         self.parts.metrics.attempted(&report);
         let (destination, site) = (report.attempt.destination.clone(), Arc::clone(&report.attempt.site));
-        let trouble = report.trouble.clone();
+        let (trouble, said) = (report.trouble.clone(), work::said(&report));
+        let (pushback, begun) = (report.pushback, report.attempt.begun);
         let mut settled = settle::settle(report, &self.rules, rand::random(), now);
         let (relayed, again) = (settled.relayed, std::mem::take(&mut settled.again));
         self.apply(settled);
-        self.scheduler.finished(Finished { destination, site, relayed, trouble, again }, now);
+        self.scheduler.finished(Finished { destination, site, relayed, trouble, pushback, begun, said, again }, now);
     }
 
     /// A recipient that is offered again and again without ever being tried is deferred in the end.
@@ -277,6 +274,28 @@ impl Engine {
         report
     }
 
+    /// A refusal for good that speaks of our own configuration defers: a mistake of ours must not bounce a mailing.
+    fn spare_our_fault(&self, report: &mut AttemptReport) {
+        for outcome in &mut report.outcomes {
+            if let Outcome::Failed(reason) = outcome
+                && reason.reply.as_ref().is_some_and(|reply| self.scheduler.is_our_fault(&report.attempt.site, reply))
+            {
+                let status = Enhanced { class: 4, ..reason.status };
+                *outcome = Outcome::Deferred(Reason { status, ..reason.clone() });
+            }
+        }
+    }
+
+    fn reacted(&self, reacted: &Reacted) {
+        let Reacted { provider, rule, why, misconfigured } = reacted;
+        self.parts.metrics.reacted(provider, *misconfigured);
+        if *misconfigured {
+            tracing::error!(%provider, %rule, %why, "the provider refuses us for our own configuration; its mail waits");
+        } else {
+            tracing::warn!(%provider, %rule, %why, "a reaction took hold");
+        }
+    }
+
     fn not_ready(&mut self, attempt: crate::attempt::Attempt, error: &NotReady, now: Tick) {
         tracing::error!(%error, attempt = %attempt.id, recipients = attempt.recipients.len(), "recipients are held");
         if matches!(error, NotReady::Content(_)) {
@@ -289,7 +308,7 @@ impl Engine {
         let (destination, site) = (attempt.destination, attempt.site);
         let settled = settle::hold(attempt.recipients, &error.to_string(), pause, now);
         self.apply(settled);
-        self.scheduler.finished(Finished { destination, site, relayed: 0, trouble: None, again: Vec::new() }, now);
+        self.scheduler.finished(Finished::without_attempt(destination, site), now);
     }
 
     /// A task panicked. What it held is given back; nothing else is touched.
@@ -308,8 +327,7 @@ impl Engine {
                 let work::Stake { destination, site, recipients } = *attempt;
                 let settled = settle::hold(recipients, "internal error during the attempt", HOLD_UNREADABLE, now);
                 self.apply(settled);
-                self.scheduler
-                    .finished(Finished { destination, site, relayed: 0, trouble: None, again: Vec::new() }, now);
+                self.scheduler.finished(Finished::without_attempt(destination, site), now);
             }
             None => {}
         }

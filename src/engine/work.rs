@@ -9,9 +9,12 @@ use crate::attempt::{Attempt, AttemptReport, Site};
 use crate::delivery::Outgoing;
 use crate::dispatch::Resolution;
 use crate::mail::{Destination, Queued};
-use crate::outcome::{Enhanced, Phase, Reason, Scope};
+use crate::outcome::{Enhanced, Outcome, Phase, Reason, Scope};
 use crate::sign::{SignError, Signer};
 use crate::spool::{ContentError, Loaded, Spool};
+
+/// Different things said in one attempt that are looked at: personal texts for a hundred recipients are one thing.
+const SAID_MAX: usize = 8;
 
 /// What a task came back with.
 pub(super) enum Done {
@@ -95,6 +98,18 @@ async fn prepare(spool: &Spool, signer: &Signer, attempt: &Attempt) -> Result<Ou
         Destination::ListHost(_) => Bytes::new(),
     };
     Ok(Outgoing { prefix, content })
+}
+
+/// What the next hop said in an attempt beside yes, each thing once: up to [`SAID_MAX`] things.
+pub(super) fn said(report: &AttemptReport) -> Vec<Reason> {
+    let mut said: Vec<Reason> = report.trouble.iter().cloned().collect();
+    for outcome in &report.outcomes {
+        let (Outcome::Deferred(reason) | Outcome::Failed(reason)) = outcome else { continue };
+        if said.len() < SAID_MAX && !said.iter().any(|known| known.reply == reason.reply) {
+            said.push(reason.clone());
+        }
+    }
+    said
 }
 
 /// The reason for deferring a recipient that its next hop never let us try.

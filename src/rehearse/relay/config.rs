@@ -30,6 +30,8 @@ pub struct Setting {
     pub list_domain: String,
     /// Lifetime in the queue.
     pub expire_after: Duration,
+    /// Recipients a second that a provider starts with.
+    pub initial_rate: u32,
 }
 
 /// The configuration's text: `own` is the operator's file, if there is one, and lies in the directory `own_directory`.
@@ -127,11 +129,13 @@ fn filled(setting: &Setting) -> String {
         data = "10s"
         dot = "30s"
         [dispatch]
+        initial_rate = "{}/1s"
         suspend_min = "500ms"
         suspend_max = "2s"
         [bounce]
         gather = "500ms"
-        "#
+        "#,
+        setting.initial_rate
     )
 }
 
@@ -161,6 +165,7 @@ mod tests {
             port: 4,
             bounces: address(5),
             list_domain: "lists.test".to_owned(),
+            initial_rate: 1000,
             expire_after: Duration::from_secs(15),
         }
     }
