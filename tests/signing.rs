@@ -54,6 +54,7 @@ async fn stage() -> Stage {
         bounces: internet.address_of("mx.lists.test").expect("described"),
         list_domain: "lists.test".to_owned(),
         expire_after: Duration::from_secs(60),
+        initial_rate: 1_000_000,
     };
     let mut text = compose(&setting, None).expect("composed");
     for (selector, key) in KEYS {

@@ -107,6 +107,7 @@ impl Plan {
             bounces: internet.address_of("mx.lists.test").expect("described"),
             list_domain: LIST.to_owned(),
             expire_after: Duration::from_secs(60),
+            initial_rate: 1_000_000,
         };
         // Once below, where `compose` looks for what the operator wants, and once on top, where a test wants otherwise.
         let own = self.config.to_string();
