@@ -86,7 +86,7 @@ fn the_documented_defaults_are_those_of_the_program() {
         raw::Tls { roots: documented.tls.roots.clone(), cache: documented.tls.cache.clone(), ..default.tls }
     );
     assert_eq!(documented.dispatch, default.dispatch);
-    assert_eq!(documented.admin, default.admin);
+    assert_eq!(documented.admin, raw::Admin { socket: documented.admin.socket.clone(), ..default.admin });
     assert_eq!(documented.log, default.log);
     assert_eq!(
         documented.bounce,

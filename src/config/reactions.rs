@@ -179,100 +179,91 @@ mod tests {
         words.join(", ")
     }
 
+    /// Provider, a reply of theirs, and what follows.
+    const REPLIES: &[(&str, &str, &str)] = &[
+        (
+            "google",
+            "421 4.7.28 Gmail has detected an unusual rate of unsolicited mail originating from your IP address.",
+            "slow 10/1m",
+        ),
+        (
+            "google",
+            "550 5.7.25 The IP address sending this message does not have a PTR record setup",
+            "ours, suspend 1h",
+        ),
+        ("google", "421 4.7.23 This message does not have authentication information or fails PTR", "ours, suspend 1h"),
+        ("google", "550 5.7.27 Your email has been blocked because the sender's SPF did not pass", "ours, suspend 1h"),
+        (
+            "google",
+            "421 4.7.29 Your email has been rate limited because this message was not sent over a TLS connection",
+            "ours, suspend 1h",
+        ),
+        (
+            "google",
+            "550 5.7.30 Your email has been blocked because DKIM authentication did not pass",
+            "ours, suspend 1h",
+        ),
+        ("google", "421 4.7.32 Your email has been rate limited: From header isn't aligned", "ours, suspend 1h"),
+        ("google", "421 4.7.0 Our system has detected that this message is suspicious", "suspend 1h"),
+        ("google", "550 5.1.1 The email account that you tried to reach does not exist.", "nothing"),
+        ("google", "452 4.2.2 The recipient's inbox is out of storage space.", "nothing"),
+        (
+            "yahoo",
+            "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume or user complaints",
+            "suspend 2h",
+        ),
+        ("yahoo", "421 4.7.0 [TS02] Messages from 192.0.2.1 temporarily deferred", "slow 1/1m"),
+        ("yahoo", "421 4.7.1 [TS03] All messages from 192.0.2.1 will be permanently deferred", "slow 10/1m"),
+        ("yahoo", "554 5.7.9 Message not accepted for policy reasons. [BL21]", "suspend 2h"),
+        (
+            "outlook",
+            "550 5.7.515 Access denied, sending domain example.org does not meet the required authentication level",
+            "ours, suspend 1h",
+        ),
+        (
+            "outlook",
+            "421 4.7.0 RP-001 The mail server IP connecting to Outlook.com server has exceeded the rate limit allowed: too many connections",
+            "connections 1",
+        ),
+        (
+            "outlook",
+            "451 4.7.652 The mail server [192.0.2.1] has exceeded the maximum number of connections. (S3115)",
+            "connections 1",
+        ),
+        (
+            "outlook",
+            "451 4.7.650 The mail server [192.0.2.1] has been temporarily rate limited due to IP reputation. (S775)",
+            "slow 60/1m, connections 1",
+        ),
+        (
+            "outlook",
+            "550 5.7.1 Unfortunately, messages from [192.0.2.1] weren't sent. part of their network is on our block list (S3140).",
+            "suspend 2h",
+        ),
+        (
+            "office365",
+            "451 4.7.500 Server busy. Please try again later from [192.0.2.1]. (S77719)",
+            "slow 60/1m, connections 1",
+        ),
+        ("apple", "554 5.7.1 [HCM1] Message rejected due to local policy.", "suspend 15m"),
+        ("apple", "550 5.7.1 [CS01] Message rejected due to local policy.", "nothing"),
+        ("comcast", "421 4.1.0 try again later RL000010", "suspend 5m"),
+        (
+            "orange",
+            "421 opmta1mti01nd1 smtp.orange.fr Trop de connexions, veuillez verifier votre configuration. OFR_104",
+            "connections 1",
+        ),
+        ("gmx", "421 gmx.net (mxgmx101) Nemesis ESMTP Service not available: Too many connections", "connections 1"),
+        ("qq", "550 Mail content denied: frequency limited", "suspend 1h"),
+        ("mx.small.example", "451 4.7.1 rate limited due to IP reputation", "slow 60/1m, connections 1"),
+        ("mx.small.example", "450 4.2.0 Greylisted, see http://postgrey.schweikert.ch", "nothing"),
+        ("mx.small.example", "550 5.1.1 User unknown", "nothing"),
+    ];
+
     #[test]
     fn the_shipped_reactions_know_what_providers_say() {
-        for (provider, text, expected) in [
-            (
-                "google",
-                "421 4.7.28 Gmail has detected an unusual rate of unsolicited mail originating from your IP address.",
-                "slow 10/1m",
-            ),
-            (
-                "google",
-                "550 5.7.25 The IP address sending this message does not have a PTR record setup",
-                "ours, suspend 1h",
-            ),
-            (
-                "google",
-                "421 4.7.23 This message does not have authentication information or fails PTR",
-                "ours, suspend 1h",
-            ),
-            (
-                "google",
-                "550 5.7.27 Your email has been blocked because the sender's SPF did not pass",
-                "ours, suspend 1h",
-            ),
-            (
-                "google",
-                "421 4.7.29 Your email has been rate limited because this message was not sent over a TLS connection",
-                "ours, suspend 1h",
-            ),
-            (
-                "google",
-                "550 5.7.30 Your email has been blocked because DKIM authentication did not pass",
-                "ours, suspend 1h",
-            ),
-            ("google", "421 4.7.32 Your email has been rate limited: From header isn't aligned", "ours, suspend 1h"),
-            ("google", "421 4.7.0 Our system has detected that this message is suspicious", "suspend 1h"),
-            ("google", "550 5.1.1 The email account that you tried to reach does not exist.", "nothing"),
-            ("google", "452 4.2.2 The recipient's inbox is out of storage space.", "nothing"),
-            (
-                "yahoo",
-                "421 4.7.0 [TSS04] Messages from 192.0.2.1 temporarily deferred due to unexpected volume or user complaints",
-                "suspend 2h",
-            ),
-            ("yahoo", "421 4.7.0 [TS02] Messages from 192.0.2.1 temporarily deferred", "slow 1/1m"),
-            ("yahoo", "421 4.7.1 [TS03] All messages from 192.0.2.1 will be permanently deferred", "slow 10/1m"),
-            ("yahoo", "554 5.7.9 Message not accepted for policy reasons. [BL21]", "suspend 2h"),
-            (
-                "outlook",
-                "550 5.7.515 Access denied, sending domain example.org does not meet the required authentication level",
-                "ours, suspend 1h",
-            ),
-            (
-                "outlook",
-                "421 4.7.0 RP-001 The mail server IP connecting to Outlook.com server has exceeded the rate limit allowed: too many connections",
-                "connections 1",
-            ),
-            (
-                "outlook",
-                "451 4.7.652 The mail server [192.0.2.1] has exceeded the maximum number of connections. (S3115)",
-                "connections 1",
-            ),
-            (
-                "outlook",
-                "451 4.7.650 The mail server [192.0.2.1] has been temporarily rate limited due to IP reputation. (S775)",
-                "slow 60/1m, connections 1",
-            ),
-            (
-                "outlook",
-                "550 5.7.1 Unfortunately, messages from [192.0.2.1] weren't sent. part of their network is on our block list (S3140).",
-                "suspend 2h",
-            ),
-            (
-                "office365",
-                "451 4.7.500 Server busy. Please try again later from [192.0.2.1]. (S77719)",
-                "slow 60/1m, connections 1",
-            ),
-            ("apple", "554 5.7.1 [HCM1] Message rejected due to local policy.", "suspend 15m"),
-            ("apple", "550 5.7.1 [CS01] Message rejected due to local policy.", "nothing"),
-            ("comcast", "421 4.1.0 try again later RL000010", "suspend 5m"),
-            (
-                "orange",
-                "421 opmta1mti01nd1 smtp.orange.fr Trop de connexions, veuillez verifier votre configuration. OFR_104",
-                "connections 1",
-            ),
-            (
-                "gmx",
-                "421 gmx.net (mxgmx101) Nemesis ESMTP Service not available: Too many connections",
-                "connections 1",
-            ),
-            ("qq", "550 Mail content denied: frequency limited", "suspend 1h"),
-            ("mx.small.example", "451 4.7.1 rate limited due to IP reputation", "slow 60/1m, connections 1"),
-            ("mx.small.example", "450 4.2.0 Greylisted, see http://postgrey.schweikert.ch", "nothing"),
-            ("mx.small.example", "550 5.1.1 User unknown", "nothing"),
-        ] {
-            assert_eq!(verdict(provider, text), expected, "{provider}: {text}");
+        for (provider, text, expected) in REPLIES {
+            assert_eq!(verdict(provider, text), *expected, "{provider}: {text}");
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) const A_WHILE: Duration = Duration::from_millis(400);
 
 /// How long the admin port serves a page of metrics again, and how far the spool's are behind.
 const METRICS_CACHE: Duration = Duration::from_millis(1050);
+/// How long the books may show nothing after the first 250.
+const BOOKS_LAG_MAX: Duration = Duration::from_secs(3);
 const METRICS_LAG: Duration = Duration::from_millis(150);
 
 /// The list host's domain; its bounces come to `mx.lists.test`.
@@ -294,10 +296,15 @@ impl Stage {
         Metrics(body)
     }
 
-    /// Waits until the relay holds nothing any more.
+    /// Waits until the relay holds nothing any more. On a busy machine the books may lag behind the 250: as long as they
+    /// show nothing at all they are not believed at once.
     pub(crate) async fn until_empty(&self) {
         let start = Instant::now();
-        while !self.metrics().await.is_empty() {
+        loop {
+            let metrics = self.metrics().await;
+            if metrics.is_empty() && (metrics.recipients("accepted") > 0 || start.elapsed() > BOOKS_LAG_MAX) {
+                return;
+            }
             assert!(start.elapsed() < PATIENCE, "the queue does not drain; the relay says:\n{}", self.log());
         }
     }
