@@ -27,9 +27,9 @@ pub(crate) const A_WHILE: Duration = Duration::from_millis(400);
 
 /// How long the admin port serves a page of metrics again, and how far the spool's are behind.
 const METRICS_CACHE: Duration = Duration::from_millis(1050);
+const METRICS_LAG: Duration = Duration::from_millis(150);
 /// How long the books may show nothing after the first 250.
 const BOOKS_LAG_MAX: Duration = Duration::from_secs(3);
-const METRICS_LAG: Duration = Duration::from_millis(150);
 
 /// The list host's domain; its bounces come to `mx.lists.test`.
 pub(crate) const LIST: &str = "lists.test";
