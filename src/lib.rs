@@ -34,7 +34,7 @@
 //! | `bounce` | `mail`, `outcome`, `spool` (values only) |
 //! | `log` | `mail`, `outcome` |
 //! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `bounce`, `log` |
-//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `settle`, `bounce`, `log` |
+//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `budget`, `settle`, `bounce`, `log` |
 //! | `config` | every part's `Options` |
 //! | `admin` | `budget`, `spool` |
 //! | `rehearse` | `mail`, `smtp`, `config` |

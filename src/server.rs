@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::{Admin, Health, State};
 use crate::bounce;
-use crate::budget::Descriptors;
+use crate::budget::{Descriptors, Uplink};
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::engine::{self, ACCEPTED_QUEUE, Control, Engine, Parts, Payer};
@@ -72,6 +72,7 @@ struct Server {
     health: Health,
     spool: Spool,
     resolver: Resolver,
+    uplink: Uplink,
     delivery: Delivery,
     bounce: Arc<ArcSwap<bounce::Options>>,
     ingress: Ingress<Spool>,
@@ -96,7 +97,9 @@ impl Server {
             .context("opening the spool")??;
         health.set_spool(State::Up);
         let resolver = Resolver::new(config.route.clone(), descriptors.clone(), &registry)?;
-        let delivery = Delivery::new(config.delivery.clone(), resolver.clone(), descriptors.clone(), &registry)?;
+        let uplink = Uplink::new(config.uplink, &registry)?;
+        let delivery =
+            Delivery::new(config.delivery.clone(), resolver.clone(), descriptors.clone(), uplink.clone(), &registry)?;
         let bounce = Arc::new(ArcSwap::from_pointee(config.bounce.clone()));
         let lifetime = config.dispatch.retry.expire_after;
         let (payer, payer_task) =
@@ -105,6 +108,7 @@ impl Server {
             spool: spool.clone(),
             delivery: delivery.clone(),
             resolver: resolver.clone(),
+            uplink: uplink.clone(),
             log: DeliveryLog::start(config.log, log::Metrics::new(&registry)?)?,
             metrics: engine::Metrics::new(&registry)?,
         };
@@ -121,6 +125,7 @@ impl Server {
             health,
             spool,
             resolver,
+            uplink,
             delivery,
             bounce,
             ingress,
@@ -173,6 +178,7 @@ impl Server {
             self.ingress.reload(self.config.ingress.clone())?;
             return Err(error.into());
         }
+        self.uplink.set_rate(new.uplink);
         self.delivery.reload(new.delivery.clone());
         self.bounce.store(Arc::new(new.bounce.clone()));
         engine.send(Control::Reload(Box::new(new.dispatch.clone()), new.bounce.delay_after));

@@ -58,6 +58,7 @@ fn every_key_stands_in_the_documented_configuration() {
     assert_documented::<raw::Dns>("dns");
     assert_documented::<raw::Timeouts>("delivery.timeouts");
     assert_documented::<raw::Dispatch>("dispatch");
+    assert_documented::<raw::Budget>("budget");
     assert_documented::<raw::Bounce>("bounce");
     assert_documented::<raw::Admin>("admin");
     assert_documented::<raw::Log>("log");

@@ -37,6 +37,8 @@ pub struct Config {
     pub delivery: delivery::Options,
     /// Grouping, pacing, retry.
     pub dispatch: dispatch::Options,
+    /// Octets per second for all deliveries together.
+    pub uplink: Option<u64>,
     /// Reports.
     pub bounce: bounce::Options,
     /// Metrics and health.

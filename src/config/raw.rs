@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::units::{BounceUrl, NameServer, Percent, Size, Span};
+use super::units::{Bandwidth, BounceUrl, NameServer, Percent, Size, Span};
 use crate::delivery;
 use crate::log;
 
@@ -38,6 +38,8 @@ pub struct Raw {
     pub delivery: Delivery,
     /// `[dispatch]`.
     pub dispatch: Dispatch,
+    /// `[budget]`.
+    pub budget: Budget,
     /// `[bounce]`.
     pub bounce: Bounce,
     /// `[admin]`.
@@ -335,6 +337,15 @@ impl Default for Dispatch {
             suspend_max: Span::seconds(600),
         }
     }
+}
+
+/// `[budget]`: what the machine and its line may be asked for.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// Octets per second that all deliveries together may send, counted with TLS and without packet headers: set it 4 %
+    /// below what the line is sold as. Default: none, as many as the line takes.
+    pub uplink: Option<Bandwidth>,
 }
 
 /// `[bounce]`: failure reports to list hosts.

@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use super::capabilities::Capabilities;
 use super::classify::{self, Fault, Setback};
+use super::metered::Metered;
 use super::options::Timeouts;
 use super::reply;
 use super::stream::{self, OneLine, Wire};
@@ -84,7 +85,11 @@ pub(super) struct Session {
 
 impl Session {
     /// Greeting to EHLO, with STARTTLS where both sides can. After a failure the connection is closed when this returns.
-    pub(super) async fn open(stream: TcpStream, peer: Peer, manners: Manners<'_>) -> Result<Session, OpenError> {
+    pub(super) async fn open(
+        stream: Metered<TcpStream>,
+        peer: Peer,
+        manners: Manners<'_>,
+    ) -> Result<Session, OpenError> {
         let mut session = Session::over(Wire::Plain(stream), peer);
         if let Err(setback) = session.introduce(manners).await {
             session.farewell(manners.timeouts.quit).await;
@@ -242,11 +247,8 @@ impl Session {
     /// Sends the content in as few writes as the socket takes, without copying it. `Err(true)`: all of it, the final dot
     /// included, was handed to the system before the failure, so that it may have arrived.
     pub(super) async fn send_content(&mut self, parts: [&[u8]; 3], block: Duration) -> Result<(), (bool, Fault)> {
-        let octets: usize = parts.iter().map(|part| part.len()).sum();
-        let deadline = Instant::now() + block + Duration::from_secs(octets as u64 / CONTENT_RATE_MIN);
         let stream = &mut self.client.stream;
-        let writing = timeout_at(deadline, write_all_vectored(stream, parts, block)).await;
-        writing.unwrap_or(Err(Fault::Timeout)).map_err(|fault| (false, fault))?;
+        write_all_vectored(stream, parts, block).await.map_err(|fault| (false, fault))?;
         let flushing = timeout(block, stream.flush()).await;
         flushing.map_err(|_| Fault::Timeout).and_then(|flushed| flushed.map_err(Fault::from)).map_err(|f| (true, f))
     }
@@ -277,13 +279,18 @@ impl Session {
     }
 }
 
-/// Writes all parts; each write may take `block` at most.
+/// Writes all parts. Each write may take `block` at most, and all of them as long as the slowest peer that is put up with,
+/// beside the time for which our own uplink holds them.
 async fn write_all_vectored(stream: &mut OneLine<Wire>, parts: [&[u8]; 3], block: Duration) -> Result<(), Fault> {
+    let octets: usize = parts.iter().map(|part| part.len()).sum();
+    let deadline = Instant::now() + block + Duration::from_secs(octets as u64 / CONTENT_RATE_MIN);
+    let held_before = stream.get_ref().held();
     let mut slices = parts.map(IoSlice::new);
     let mut slices = &mut slices[..];
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
-        match timeout(block, stream.write_vectored(slices)).await {
+        let until = (Instant::now() + block).min(deadline + (stream.get_ref().held() - held_before));
+        match timeout_at(until, stream.write_vectored(slices)).await {
             Err(_) => return Err(Fault::Timeout),
             Ok(Ok(0)) => return Err(Fault::from(io::Error::from(io::ErrorKind::WriteZero))),
             Ok(Ok(written)) => IoSlice::advance_slices(&mut slices, written),

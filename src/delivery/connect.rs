@@ -19,11 +19,13 @@ use tokio_rustls::TlsConnector;
 
 use super::classify::{self, Fault, Setback};
 use super::client::{Manners, OpenError, Peer, Session, remote};
+use super::metered::Metered;
 use super::metrics::Metrics;
 use super::options::{Options, TlsMode};
 use super::pool::{Pool, Slot};
 use super::suspects::Suspects;
 use crate::attempt::{Limits, Route, Site};
+use crate::budget::{Lane, Uplink};
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
 use crate::route::Resolver;
 
@@ -36,6 +38,7 @@ const LOST_RACE: Duration = Duration::from_secs(1);
 /// What all courses share.
 pub(super) struct Means {
     pub(super) resolver: Resolver,
+    pub(super) uplink: Uplink,
     pub(super) pool: Pool,
     pub(super) tls: TlsConnector,
     /// Addresses that could not be reached.
@@ -60,6 +63,7 @@ pub(super) struct Course<'a> {
     means: &'a Means,
     options: &'a Options,
     limits: &'a Limits,
+    lane: Lane,
     hops: VecDeque<Hop>,
     /// Hosts of which every address failed lately.
     postponed: VecDeque<(Hop, VecDeque<SocketAddr>)>,
@@ -82,6 +86,7 @@ impl<'a> Course<'a> {
             means,
             options,
             limits,
+            lane: lane(site),
             hops: hops(site, options.port),
             postponed: VecDeque::new(),
             current: None,
@@ -224,6 +229,7 @@ impl<'a> Course<'a> {
 
     async fn open(&self, stream: TcpStream, peer: Peer, tls: Option<&TlsConnector>) -> Result<Session, OpenError> {
         let manners = Manners { hostname: &self.options.hostname, timeouts: &self.options.timeouts, tls };
+        let stream = Metered::new(stream, self.means.uplink.clone(), self.lane);
         let session = Session::open(stream, peer, manners).await?;
         self.means.metrics.sessions.with_label_values(&["open"]).inc();
         Ok(session)
@@ -336,6 +342,14 @@ fn bury<T: 'static>(racing: JoinSet<T>, spare: Vec<Slot>) {
         sleep(LOST_RACE).await;
         drop(spare);
     });
+}
+
+/// The lane of the uplink that leads to a site.
+fn lane(site: &Site) -> Lane {
+    match site.route {
+        Route::Mx(_) => Lane::Delivery,
+        Route::ListHost(_) => Lane::Bounce,
+    }
 }
 
 /// The hosts of a site in the order of this attempt.

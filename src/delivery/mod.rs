@@ -16,6 +16,7 @@ mod classify;
 mod client;
 mod connect;
 mod envelope;
+mod metered;
 mod metrics;
 mod options;
 mod pace;
@@ -46,7 +47,7 @@ use self::pool::{Checkout, Connection, Pool, Slot};
 use self::suspects::Suspects;
 use self::transaction::{Conclusion, End};
 use crate::attempt::{Attempt, AttemptReport, Delays};
-use crate::budget::Descriptors;
+use crate::budget::{Descriptors, Uplink};
 use crate::outcome::{Outcome, Reason};
 use crate::route::Resolver;
 
@@ -77,11 +78,13 @@ impl Delivery {
         options: Options,
         resolver: Resolver,
         descriptors: Descriptors,
+        uplink: Uplink,
         registry: &Registry,
     ) -> Result<Delivery, prometheus::Error> {
         let metrics = Metrics::new(registry)?;
         let means = Means {
             resolver,
+            uplink,
             pool: Pool::new(options.connections, descriptors, metrics.clone()),
             tls: tls::connector(metrics.tls.clone()),
             unreachable: Suspects::new(UNREACHABLE.0, UNREACHABLE.1, SUSPECTS_MAX),

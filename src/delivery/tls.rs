@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::classify::Fault;
+use super::metered::Metered;
 use super::stream::{self, Wire};
 
 /// The one connector that all connections share.
@@ -37,10 +38,10 @@ fn strict_verifier(provider: &Arc<CryptoProvider>) -> Option<Arc<WebPkiServerVer
 
 /// Shakes hands. The name is for SNI only; a host name that cannot be one goes without. After a failure the connection is
 /// closed before this returns, so that another may take its place.
-pub(super) async fn handshake(connector: &TlsConnector, host: &str, stream: TcpStream) -> Result<Wire, Fault> {
+pub(super) async fn handshake(connector: &TlsConnector, host: &str, stream: Metered<TcpStream>) -> Result<Wire, Fault> {
     let name = match ServerName::try_from(host) {
         Ok(name) => name.to_owned(),
-        Err(_) => ServerName::from(stream.peer_addr().map_err(Fault::from)?.ip()),
+        Err(_) => ServerName::from(stream.get_ref().peer_addr().map_err(Fault::from)?.ip()),
     };
     match connector.connect(name, stream).into_fallible().await {
         Ok(stream) => Ok(Wire::Tls(Box::new(stream))),

@@ -24,6 +24,7 @@ pub use self::metrics::Metrics;
 pub use self::payer::Payer;
 use self::work::{Done, Lost};
 use crate::attempt::AttemptReport;
+use crate::budget::Uplink;
 use crate::clock::{Clock, Tick};
 use crate::delivery::Delivery;
 use crate::dispatch::{Action, Finished, Options as DispatchOptions, Resolution, Scheduler};
@@ -62,6 +63,8 @@ pub struct Parts {
     pub delivery: Delivery,
     /// Finds sites.
     pub resolver: Resolver,
+    /// Says how full the line is.
+    pub uplink: Uplink,
     /// Takes one line per outcome.
     pub log: DeliveryLog,
     /// Counts.
@@ -187,6 +190,7 @@ impl Engine {
             return;
         }
         self.parts.metrics.observe(self.scheduler.stats(now));
+        self.parts.uplink.usage();
         self.wake_at = now + WAKE_INTERVAL;
         if self.scheduler.is_crowded() {
             return;
