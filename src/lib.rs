@@ -29,12 +29,13 @@
 //! | `spool` | `mail`, `outcome` |
 //! | `ingress` | `mail`, `smtp`, `spool`, `mailing`, `budget`, `attempt` |
 //! | `route` | `mail`, `attempt`, `outcome`, `budget` |
-//! | `dispatch` | `mail`, `attempt`, `outcome` |
+//! | `partner` | `mail`, `attempt`, `outcome` |
+//! | `dispatch` | `mail`, `attempt`, `outcome`, `partner` |
 //! | `delivery` | `mail`, `smtp`, `attempt`, `outcome`, `route`, `budget` |
 //! | `bounce` | `mail`, `outcome`, `spool` (values only) |
 //! | `log` | `mail`, `outcome` |
 //! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `bounce`, `log` |
-//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `budget`, `settle`, `bounce`, `log` |
+//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `partner`, `delivery`, `route`, `budget`, `settle`, `bounce`, `log` |
 //! | `config` | every part's `Options` |
 //! | `admin` | `budget`, `spool` |
 //! | `rehearse` | `mail`, `smtp`, `config` |
@@ -56,6 +57,7 @@ pub mod log;
 pub mod mail;
 pub mod mailing;
 pub mod outcome;
+pub mod partner;
 pub mod rehearse;
 pub mod route;
 pub mod server;

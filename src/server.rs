@@ -25,6 +25,7 @@ use crate::delivery::Delivery;
 use crate::engine::{self, ACCEPTED_QUEUE, Control, Engine, Parts, Payer};
 use crate::ingress::Ingress;
 use crate::log::{self, DeliveryLog};
+use crate::partner;
 use crate::route::Resolver;
 use crate::spool::Spool;
 
@@ -109,6 +110,7 @@ impl Server {
             delivery: delivery.clone(),
             resolver: resolver.clone(),
             uplink: uplink.clone(),
+            partners: partner::Metrics::new(&registry)?,
             log: DeliveryLog::start(config.log, log::Metrics::new(&registry)?)?,
             metrics: engine::Metrics::new(&registry)?,
         };

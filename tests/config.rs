@@ -59,6 +59,7 @@ fn every_key_stands_in_the_documented_configuration() {
     assert_documented::<raw::Timeouts>("delivery.timeouts");
     assert_documented::<raw::Dispatch>("dispatch");
     assert_documented::<raw::Budget>("budget");
+    assert_documented::<raw::Partner>("partner");
     assert_documented::<raw::Bounce>("bounce");
     assert_documented::<raw::Admin>("admin");
     assert_documented::<raw::Log>("log");
@@ -95,7 +96,8 @@ fn the_documented_configuration_is_valid_with_its_examples_too() {
     let text = uncommented()
         .replace("providers = \"providers.toml\"", "")
         .replace("\"tls/chain.pem\"", "\"/dev/null\"")
-        .replace("\"tls/key.pem\"", "\"/dev/null\"");
+        .replace("\"tls/key.pem\"", "\"/dev/null\"")
+        .replace("\"friend.password\"", "\"/proc/version\"");
     let config = Config::parse("posthaste.toml", &text, Path::new("/")).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(config.warnings, []);
 }
@@ -115,6 +117,7 @@ fn every_example_is_valid_without_a_warning() {
 #[test]
 fn a_wrong_value_is_refused_at_its_own_line_whichever_key_has_it() {
     let text = uncommented().replace("providers = \"providers.toml\"\n", "\n").replace("\"tls/", "\"/dev/null\" # \"");
+    let text = text.replace("\"friend.password\"", "\"/proc/version\"");
     let lines: Vec<&str> = text.lines().collect();
     let (mut refused, mut settings) = (0, 0);
     for (at, line) in lines.iter().enumerate() {

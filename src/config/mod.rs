@@ -8,6 +8,7 @@
 //! [`providers`] puts the operator's limits over the shipped ones.
 
 mod document;
+mod partners;
 pub mod providers;
 pub mod raw;
 mod translate;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::Config;
 use super::document::{Document, Problem};
+use super::partners;
 use super::providers::{self, InForce};
 use super::raw::{self, Raw};
 use crate::mail::{Domain, Mailbox};
-use crate::{admin, bounce, delivery, dispatch, ingress, log, route, spool};
+use crate::{admin, bounce, delivery, dispatch, ingress, log, partner, route, spool};
 
 /// Checks `raw` as a whole and makes the options. `directory` is where relative paths start.
 ///
@@ -34,24 +35,25 @@ pub(super) fn translate(
 }
 
 /// What the checks found.
-struct Findings<'a> {
+pub(super) struct Findings<'a> {
     document: &'a Document,
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
 }
 
 impl Findings<'_> {
-    fn error(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn error(&mut self, key: &str, message: impl Into<String>) {
         self.errors.push(self.document.problem(key, message));
     }
 
-    fn warn(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn warn(&mut self, key: &str, message: impl Into<String>) {
         self.warnings.push(self.document.problem(key, message));
     }
 
     fn check_all(&mut self, raw: &Raw, directory: &Path) {
         self.check_listeners(raw, directory);
         self.check_list_hosts(raw);
+        partners::check(self, raw, directory);
         self.check_counts(raw);
         self.check_times(raw);
         self.check_retry(&raw.delivery);
@@ -264,12 +266,12 @@ impl Findings<'_> {
     }
 }
 
-fn is_name_char(c: char) -> bool {
+pub(super) fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-".contains(c)
 }
 
 /// Whether `host:port` is our own listener; one on the unspecified address is reached by any loopback address.
-fn is_own(host: &str, port: u16, listener: SocketAddr) -> bool {
+pub(super) fn is_own(host: &str, port: u16, listener: SocketAddr) -> bool {
     let Ok(ip) = host.parse::<std::net::IpAddr>() else { return false };
     port == listener.port() && (ip == listener.ip() || listener.ip().is_unspecified() && ip.is_loopback())
 }
@@ -305,7 +307,7 @@ fn options(raw: Raw, hostname: &Arc<str>, providers: InForce, directory: &Path, 
         spool: spool_options(&raw.spool, directory),
         route: route_options(&raw, hostname, providers, &list_hosts),
         delivery: delivery_options(&raw.delivery, hostname),
-        dispatch: dispatch_options(&raw, &list_hosts),
+        dispatch: dispatch_options(&raw, &list_hosts, partners::options(&raw, hostname, directory)),
         uplink: raw.budget.uplink.map(|bandwidth| bandwidth.0),
         bounce: bounce_options(&raw.bounce, hostname),
         admin: admin_options(&raw.admin, hostname),
@@ -416,7 +418,7 @@ fn delivery_options(raw: &raw::Delivery, hostname: &Arc<str>) -> delivery::Optio
     }
 }
 
-fn dispatch_options(raw: &Raw, list_hosts: &[Arc<ingress::ListHost>]) -> dispatch::Options {
+fn dispatch_options(raw: &Raw, list_hosts: &[Arc<ingress::ListHost>], partners: partner::Options) -> dispatch::Options {
     dispatch::Options {
         coalesce_quiet: raw.dispatch.coalesce_quiet.0,
         coalesce_window: raw.dispatch.coalesce_window.0,
@@ -432,6 +434,7 @@ fn dispatch_options(raw: &Raw, list_hosts: &[Arc<ingress::ListHost>]) -> dispatc
         },
         suspend: (raw.dispatch.suspend_min.0, raw.dispatch.suspend_max.0),
         weights: list_hosts.iter().map(|host| (Arc::clone(&host.name), host.weight)).collect(),
+        partners,
     }
 }
 

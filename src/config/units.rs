@@ -241,6 +241,31 @@ impl fmt::Display for BounceUrl {
     }
 }
 
+/// A next hop: `"host:port"`; port 25 where none is given.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl FromStr for HostPort {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<HostPort, Self::Err> {
+        let (host, port) = host_and_port(text, 25).ok_or("a host such as \"smtp.example.net:587\"")?;
+        Ok(HostPort { host: host.to_ascii_lowercase(), port })
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let HostPort { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
 /// A name server: an address, with port 53 where none is given.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct NameServer(pub SocketAddr);
@@ -315,6 +340,7 @@ as_text!(Percent, "a share such as \"20%\"", Some(|n| u32::try_from(n).ok().filt
 as_text!(PerTime, "a rate such as \"100/1m\"", None);
 as_text!(Bandwidth, "a bandwidth such as \"1.5Mbit/s\" or \"200kB/s\"", None);
 as_text!(BounceUrl, "\"host:port\", \"smtp://host:port\" or \"lmtp://host:port\"", None);
+as_text!(HostPort, "a host such as \"smtp.example.net:587\"", None);
 as_text!(NameServer, "an address such as \"192.0.2.53\" or \"127.0.0.1:5300\"", None);
 
 #[cfg(test)]
@@ -347,6 +373,7 @@ mod tests {
         same::<Percent>(&["0%", "20%"]);
         same::<PerTime>(&["100/1m", "10/1s"]);
         same::<BounceUrl>(&["smtp://lists.example.org:2600", "lmtp://[::1]:8024", "smtp://127.0.0.1:25"]);
+        same::<HostPort>(&["smtp.example.net:587", "[::1]:25"]);
         same::<NameServer>(&["127.0.0.1:5300", "[::1]:53"]);
     }
 

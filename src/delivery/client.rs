@@ -7,6 +7,8 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use mail_send::SmtpClient;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -20,6 +22,7 @@ use super::options::Timeouts;
 use super::reply;
 use super::stream::{self, OneLine, Wire};
 use super::tls;
+use crate::attempt::Credentials;
 use crate::outcome::{Enhanced, Phase, Reply, Scope};
 
 /// The slowest that content may be taken, in octets per second, beside one block's time: a receiver that opens its window
@@ -63,6 +66,10 @@ pub(super) struct Manners<'a> {
     pub(super) timeouts: &'a Timeouts,
     /// For STARTTLS; `None` to go without.
     pub(super) tls: Option<&'a TlsConnector>,
+    /// Whether a session in clear is none.
+    pub(super) tls_required: bool,
+    /// With which we make ourselves known (RFC 4954).
+    pub(super) credentials: Option<&'a Credentials>,
 }
 
 /// How opening a session failed.
@@ -95,10 +102,44 @@ impl Session {
             session.farewell(manners.timeouts.quit).await;
             return Err(OpenError::Setback(setback));
         }
-        match manners.tls {
-            Some(connector) if session.capabilities.start_tls => session.start_tls(connector, manners).await,
-            _ => Ok(session),
+        let mut session = match manners.tls {
+            Some(connector) if session.capabilities.start_tls => session.start_tls(connector, manners).await?,
+            _ => session,
+        };
+        if let Err(setback) = session.satisfy(manners).await {
+            session.farewell(manners.timeouts.quit).await;
+            return Err(OpenError::Setback(setback));
         }
+        Ok(session)
+    }
+
+    /// What the operator demands of the session before any mail.
+    async fn satisfy(&mut self, manners: Manners<'_>) -> Result<(), Setback> {
+        let encrypted = matches!(self.client.stream.get_ref(), Wire::Tls(_));
+        if manners.tls_required && !encrypted {
+            let text = "TLS is required, and the host does not offer it";
+            return Err(classify::decided(
+                Phase::Tls,
+                Scope::Site,
+                Enhanced::new(4, 7, 5),
+                text,
+                Some(&self.peer.remote),
+            ));
+        }
+        match manners.credentials {
+            Some(credentials) => self.authenticate(credentials, manners).await,
+            None => Ok(()),
+        }
+    }
+
+    /// AUTH PLAIN with an initial response (RFC 4954 section 4, RFC 4616). A refusal is temporary: the password may be ours
+    /// to correct.
+    async fn authenticate(&mut self, credentials: &Credentials, manners: Manners<'_>) -> Result<(), Setback> {
+        let Credentials { user, password } = credentials;
+        let response = STANDARD.encode(format!("\0{user}\0{password}"));
+        let reply = self.command(format!("AUTH PLAIN {response}\r\n").as_bytes(), manners.timeouts.hello).await;
+        let reply = reply.map_err(|fault| classify::unusable(Phase::Auth, &fault, &self.peer.remote))?;
+        if reply.is_positive() { Ok(()) } else { Err(classify::unwelcome(Phase::Auth, reply, &self.peer.remote)) }
     }
 
     async fn introduce(&mut self, manners: Manners<'_>) -> Result<(), Setback> {

@@ -24,7 +24,7 @@ use super::metrics::Metrics;
 use super::options::{Options, TlsMode};
 use super::pool::{Pool, Slot};
 use super::suspects::Suspects;
-use crate::attempt::{Limits, Route, Site};
+use crate::attempt::{Limits, Partner, PartnerTls, Route, Site};
 use crate::budget::{Lane, Uplink};
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
 use crate::route::Resolver;
@@ -41,6 +41,8 @@ pub(super) struct Means {
     pub(super) uplink: Uplink,
     pub(super) pool: Pool,
     pub(super) tls: TlsConnector,
+    /// Demands a certificate for the host's name.
+    pub(super) verified_tls: TlsConnector,
     /// Addresses that could not be reached.
     pub(super) unreachable: Suspects,
     /// Addresses whose STARTTLS is broken: spoken to in clear for a while.
@@ -64,6 +66,7 @@ pub(super) struct Course<'a> {
     options: &'a Options,
     limits: &'a Limits,
     lane: Lane,
+    partner: Option<Arc<Partner>>,
     hops: VecDeque<Hop>,
     /// Hosts of which every address failed lately.
     postponed: VecDeque<(Hop, VecDeque<SocketAddr>)>,
@@ -87,6 +90,7 @@ impl<'a> Course<'a> {
             options,
             limits,
             lane: lane(site),
+            partner: partner(site),
             hops: hops(site, options.port),
             postponed: VecDeque::new(),
             current: None,
@@ -193,7 +197,7 @@ impl<'a> Course<'a> {
         let started = Instant::now();
         let resolver = &self.means.resolver;
         let found = match hop.declared {
-            true => resolver.list_host_addresses(&hop.host, hop.port).await,
+            true => resolver.declared_addresses(&hop.host, hop.port).await,
             false => resolver.addresses(&hop.host, hop.port).await,
         };
         self.resolving += started.elapsed();
@@ -208,15 +212,11 @@ impl<'a> Course<'a> {
         slot: &Slot,
     ) -> Result<Session, Setback> {
         let (stream, address) = self.race(hop, addresses, slot).await?;
-        let peer = Peer::new(&hop.host, address, hop.lmtp, !hop.declared);
-        let tls = match self.options.tls {
-            TlsMode::Opportunistic if !self.means.broken_tls.is_suspect(address.ip(), Instant::now()) => {
-                Some(&self.means.tls)
-            }
-            _ => None,
-        };
-        let opened = match self.open(stream, peer.clone(), tls).await {
-            Err(OpenError::Tls(setback)) => self.fall_back(peer, setback, slot).await,
+        // A partner that bears our name is ourselves; a list host may run on this very machine.
+        let peer = Peer::new(&hop.host, address, hop.lmtp, !hop.declared || self.partner.is_some());
+        let opened = match self.open(stream, peer.clone(), self.tls(address)).await {
+            Err(OpenError::Tls(setback)) if self.partner.is_none() => self.fall_back(peer, setback, slot).await,
+            Err(OpenError::Tls(setback)) => Err(setback),
             Err(OpenError::Setback(setback)) => Err(setback),
             Ok(session) => Ok(session),
         };
@@ -227,8 +227,27 @@ impl<'a> Course<'a> {
         opened
     }
 
+    /// How TLS is begun with this address; `None`: not at all.
+    fn tls(&self, address: SocketAddr) -> Option<&'a TlsConnector> {
+        match self.partner.as_ref().map(|partner| partner.tls) {
+            Some(PartnerTls::Off) => None,
+            Some(PartnerTls::Required) => Some(&self.means.tls),
+            Some(PartnerTls::Verified) => Some(&self.means.verified_tls),
+            None if self.options.tls == TlsMode::Off => None,
+            None if self.means.broken_tls.is_suspect(address.ip(), Instant::now()) => None,
+            None => Some(&self.means.tls),
+        }
+    }
+
     async fn open(&self, stream: TcpStream, peer: Peer, tls: Option<&TlsConnector>) -> Result<Session, OpenError> {
-        let manners = Manners { hostname: &self.options.hostname, timeouts: &self.options.timeouts, tls };
+        let partner = self.partner.as_deref();
+        let manners = Manners {
+            hostname: &self.options.hostname,
+            timeouts: &self.options.timeouts,
+            tls,
+            tls_required: partner.is_some_and(|partner| partner.tls != PartnerTls::Off),
+            credentials: partner.and_then(|partner| partner.credentials.as_ref()),
+        };
         let stream = Metered::new(stream, self.means.uplink.clone(), self.lane);
         let session = Session::open(stream, peer, manners).await?;
         self.means.metrics.sessions.with_label_values(&["open"]).inc();
@@ -344,11 +363,20 @@ fn bury<T: 'static>(racing: JoinSet<T>, spare: Vec<Slot>) {
     });
 }
 
+fn partner(site: &Site) -> Option<Arc<Partner>> {
+    match &site.route {
+        Route::Partner(partner) => Some(Arc::clone(partner)),
+        Route::Mx(_) | Route::ListHost(_) => None,
+    }
+}
+
 /// The lane of the uplink that leads to a site.
 fn lane(site: &Site) -> Lane {
-    match site.route {
+    match &site.route {
         Route::Mx(_) => Lane::Delivery,
         Route::ListHost(_) => Lane::Bounce,
+        Route::Partner(partner) if partner.other_line => Lane::OtherLine,
+        Route::Partner(_) => Lane::Delivery,
     }
 }
 
@@ -364,6 +392,16 @@ fn hops(site: &Site, port: u16) -> VecDeque<Hop> {
                 declared: true,
             };
             addresses.iter().zip(0..).map(hop).collect()
+        }
+        Route::Partner(partner) => {
+            let hop = |((host, port), preference): (&(Arc<str>, u16), u16)| Hop {
+                preference,
+                host: Arc::clone(host),
+                port: *port,
+                lmtp: false,
+                declared: true,
+            };
+            partner.hosts.iter().zip(0..).map(hop).collect()
         }
         Route::Mx(exchangers) => {
             let mut exchangers: Vec<_> = exchangers.iter().collect();

@@ -87,6 +87,7 @@ impl Delivery {
             uplink,
             pool: Pool::new(options.connections, descriptors, metrics.clone()),
             tls: tls::connector(metrics.tls.clone()),
+            verified_tls: tls::verified_connector(),
             unreachable: Suspects::new(UNREACHABLE.0, UNREACHABLE.1, SUSPECTS_MAX),
             broken_tls: Suspects::new(BROKEN_TLS.0, BROKEN_TLS.1, SUSPECTS_MAX),
             metrics,

@@ -29,11 +29,25 @@ pub(super) fn connector(verdicts: IntCounterVec) -> TlsConnector {
     TlsConnector::from(Arc::new(config))
 }
 
-/// The verifier whose verdict is counted; `None` where the system has no root certificates.
-fn strict_verifier(provider: &Arc<CryptoProvider>) -> Option<Arc<WebPkiServerVerifier>> {
+/// A connector that accepts only a certificate for the host's name that the system's authorities vouch for.
+pub(super) fn verified_connector() -> TlsConnector {
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has suites for TLS 1.2 and 1.3")
+        .with_root_certificates(system_roots())
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
+}
+
+fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build().ok()
+    roots
+}
+
+/// The verifier whose verdict is counted; `None` where the system has no root certificates.
+fn strict_verifier(provider: &Arc<CryptoProvider>) -> Option<Arc<WebPkiServerVerifier>> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(system_roots()), Arc::clone(provider)).build().ok()
 }
 
 /// Shakes hands. The name is for SNI only; a host name that cannot be one goes without. After a failure the connection is

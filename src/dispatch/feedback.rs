@@ -8,7 +8,7 @@ use super::bundle::{BundleId, Gathering};
 use super::provider::{Provider, Reach, SiteState, backoff};
 use super::queue::{OnDisk, Target};
 use super::scheduler::{Action, REMEMBERED, Scheduler, Timer};
-use crate::attempt::{Limits, Site};
+use crate::attempt::{Limits, Route, Site};
 use crate::clock::Tick;
 use crate::mail::Destination;
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
@@ -128,6 +128,9 @@ impl Scheduler {
         if reason.scope == Scope::Site {
             self.suspend_site(&site.name, reason, now);
         }
+        if matches!(site.route, Route::Partner(_)) {
+            self.rethink_all(now);
+        }
     }
 
     pub(super) fn suspend_site(&mut self, name: &Arc<str>, reason: Reason, now: Tick) {
@@ -145,7 +148,12 @@ impl Scheduler {
         let until = state.suspended_until(now).unwrap_or(now);
         state.waiting.clear();
         let destinations: Vec<Destination> = state.destinations.iter().cloned().collect();
-        destinations.iter().for_each(|destination| self.hand_back(destination, until, reason.as_ref(), now));
+        for destination in &destinations {
+            match self.has_detour(destination, now) {
+                true => self.rethink_destination(destination, now),
+                false => self.hand_back(destination, until, reason.as_ref(), now),
+            }
+        }
     }
 
     /// Gives a destination's mail back to the spool until it can go; what is overdue expires. `reason`: what has just

@@ -14,6 +14,9 @@ mod feedback;
 mod gather;
 mod options;
 mod pace;
+#[cfg(test)]
+mod partner_tests;
+mod partners;
 mod provider;
 mod queue;
 mod retry;

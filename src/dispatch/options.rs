@@ -1,8 +1,10 @@
-//! `[dispatch]`, `[retry]` and the list hosts' weights, translated.
+//! `[dispatch]`, `[retry]` the list hosts' weights and the partners, translated.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use crate::partner;
 
 /// Everything dispatch is told.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub struct Options {
     pub suspend: (Duration, Duration),
     /// Share of each list host relative to the others; 1 where it is not named.
     pub weights: HashMap<Arc<str>, u32>,
+    /// Who takes mail over, and when.
+    pub partners: partner::Options,
 }
 
 /// When a deferred recipient is tried again, and when it is given up.

@@ -47,7 +47,10 @@ impl Scheduler {
     /// Until when mail for a destination cannot go, if it cannot: its site is suspended, or it does not resolve.
     pub(super) fn unusable_until(&self, destination: &Destination, now: Tick) -> Option<Tick> {
         match &self.queues.get(destination)?.target {
-            Target::Known { site, .. } => self.sites.get(&site.name)?.suspended_until(now),
+            Target::Known { site, .. } => {
+                let until = self.sites.get(&site.name)?.suspended_until(now)?;
+                (!self.has_detour(destination, now)).then_some(until)
+            }
             Target::Unresolved(until) => (*until > now).then_some(*until),
             Target::Unknown => None,
         }

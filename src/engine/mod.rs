@@ -23,7 +23,7 @@ use tokio::task::{Id, JoinSet};
 pub use self::metrics::Metrics;
 pub use self::payer::Payer;
 use self::work::{Done, Lost};
-use crate::attempt::AttemptReport;
+use crate::attempt::{AttemptReport, Route};
 use crate::budget::Uplink;
 use crate::clock::{Clock, Tick};
 use crate::delivery::Delivery;
@@ -31,6 +31,7 @@ use crate::dispatch::{Action, Finished, Options as DispatchOptions, Resolution, 
 use crate::log::DeliveryLog;
 use crate::mail::{AttemptId, Destination, RecipientId};
 use crate::outcome::{Outcome, Reason};
+use crate::partner;
 use crate::route::Resolver;
 use crate::settle::{self, Rules, Settled};
 use crate::spool::{Accepted, ContentError, Loaded, Spool};
@@ -65,6 +66,8 @@ pub struct Parts {
     pub resolver: Resolver,
     /// Says how full the line is.
     pub uplink: Uplink,
+    /// Counts what partners take.
+    pub partners: partner::Metrics,
     /// Takes one line per outcome.
     pub log: DeliveryLog,
     /// Counts.
@@ -154,7 +157,7 @@ impl Engine {
         match told {
             Control::Reload(options, delay_after) => {
                 self.rules = Rules { retry: options.retry.clone(), delay_after };
-                self.scheduler.reload(*options);
+                self.scheduler.reload(*options, self.clock.now());
             }
             Control::Drain(drained) => self.draining = Some(drained),
         }
@@ -190,7 +193,8 @@ impl Engine {
             return;
         }
         self.parts.metrics.observe(self.scheduler.stats(now));
-        self.parts.uplink.usage();
+        self.scheduler.observe(self.parts.uplink.usage().used, now);
+        self.parts.partners.observe(&self.scheduler.partners(now));
         self.wake_at = now + WAKE_INTERVAL;
         if self.scheduler.is_crowded() {
             return;
@@ -249,14 +253,30 @@ impl Engine {
     }
 
     fn attempted(&mut self, report: AttemptReport, now: Tick) {
-        let report = self.bound_skips(report);
+        let report = self.bound_skips(self.give_back(report));
         self.parts.metrics.attempted(&report);
+        self.scheduler.learn(&report);
         let (destination, site) = (report.attempt.destination.clone(), Arc::clone(&report.attempt.site));
         let trouble = report.trouble.clone();
         let mut settled = settle::settle(report, &self.rules, rand::random(), now);
         let (relayed, again) = (settled.relayed, std::mem::take(&mut settled.again));
         self.apply(settled);
         self.scheduler.finished(Finished { destination, site, relayed, trouble, again }, now);
+    }
+
+    /// What a partner did not take is offered again at once, to the direct route.
+    fn give_back(&self, mut report: AttemptReport) -> AttemptReport {
+        let Route::Partner(partner) = &report.attempt.site.route else { return report };
+        for outcome in &mut report.outcomes {
+            self.parts.partners.outcome(&partner.name, outcome);
+            let judged = partner::judge(std::mem::replace(outcome, Outcome::NotTried));
+            *outcome = judged.unwrap_or_else(|reason| {
+                tracing::info!(partner = %partner.name, attempt = %report.attempt.id, %reason, "given back");
+                self.parts.partners.given_back(&partner.name, reason.phase.as_str());
+                Outcome::NotTried
+            });
+        }
+        report
     }
 
     /// A recipient that is offered again and again without ever being tried is deferred in the end.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::Engine;
-use crate::attempt::{Attempt, AttemptReport, Site};
+use crate::attempt::{Attempt, AttemptReport, Delays, Route, Site};
 use crate::dispatch::Resolution;
 use crate::mail::{Destination, Queued};
-use crate::outcome::{Enhanced, Phase, Reason, Scope};
+use crate::outcome::{Enhanced, Outcome, Phase, Reason, Scope};
+use crate::partner;
 use crate::spool::{ContentError, Loaded};
 
 /// What a task came back with.
@@ -60,13 +61,40 @@ impl Engine {
             site: Arc::clone(&attempt.site),
             recipients: attempt.recipients.clone(),
         };
+        let partners = self.parts.partners.clone();
         let task = self.tasks.spawn(async move {
             match spool.content(attempt.envelope.content).await {
+                Ok(content) if has_been_here(&attempt.site, &content.bytes, &partners) => {
+                    Done::Attempted(Box::new(untried(attempt)))
+                }
                 Ok(content) => Done::Attempted(Box::new(delivery.attempt(attempt, content.bytes).await)),
                 Err(error) => Done::NoContent(Box::new(attempt), error),
             }
         });
         self.at_stake.insert(task.id(), Lost::Attempt(Box::new(stake)));
+    }
+}
+
+/// Whether mail that would go to a partner has passed through here already: it would go round and round.
+fn has_been_here(site: &Site, content: &[u8], partners: &partner::Metrics) -> bool {
+    let Route::Partner(partner) = &site.route else { return false };
+    let seen = partner::bears(content, &partner.own_token);
+    if seen {
+        partners.given_back(&partner.name, "loop");
+    }
+    seen
+}
+
+/// The report of an attempt that was not made.
+fn untried(attempt: Attempt) -> AttemptReport {
+    AttemptReport {
+        outcomes: vec![Outcome::NotTried; attempt.recipients.len()],
+        attempt,
+        trouble: None,
+        delays: Delays::default(),
+        peer: None,
+        bytes: 0,
+        transaction: false,
     }
 }
 
