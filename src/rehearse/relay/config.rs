@@ -13,6 +13,8 @@ use std::time::Duration;
 use anyhow::Context;
 use toml::{Table, Value};
 
+use crate::rehearse::world::PARTNERS_SUFFIXES;
+
 /// What the rehearsal knows and the relay must be told.
 #[derive(Clone, Debug)]
 pub struct Setting {
@@ -30,6 +32,8 @@ pub struct Setting {
     pub list_domain: String,
     /// Lifetime in the queue.
     pub expire_after: Duration,
+    /// A line of so many octets per second, and where the partner is that takes over while it is full.
+    pub overflow: Option<(u64, SocketAddr)>,
 }
 
 /// The configuration's text: `own` is the operator's file, if there is one, and lies in the directory `own_directory`.
@@ -42,6 +46,7 @@ pub fn compose(setting: &Setting, own: Option<(&str, &Path)>) -> anyhow::Result<
         None => Table::new(),
     };
     let forced: Table = forced(setting).parse().context("the rehearsal's own settings")?;
+    let overflow: Table = overflow(setting).parse().context("the rehearsal's own settings")?;
     let filled: Table = filled(setting).parse().context("the rehearsal's own settings")?;
     if let Some((_, directory)) = own {
         anchor_providers(&mut table, directory);
@@ -50,7 +55,10 @@ pub fn compose(setting: &Setting, own: Option<(&str, &Path)>) -> anyhow::Result<
         let patient: Table = PATIENT.parse().context("the rehearsal's own settings")?;
         overlay(&mut table, patient, false);
     }
+    // The operator's own partners are in the world.
+    table.remove("partner");
     overlay(&mut table, forced, true);
+    overlay(&mut table, overflow, true);
     overlay(&mut table, filled, false);
     Ok(table.to_string())
 }
@@ -97,6 +105,29 @@ fn forced(setting: &Setting) -> String {
     )
 }
 
+fn overflow(setting: &Setting) -> String {
+    let Some((octets, partner)) = setting.overflow else { return String::new() };
+    let suffixes = PARTNERS_SUFFIXES;
+    format!(
+        r#"
+        [budget]
+        uplink = "{}bit/s"
+        [[partner]]
+        name = "friend"
+        hosts = ["{partner}"]
+        tls = "off"
+        suffixes = {suffixes:?}
+        condition = "overflow"
+        overflow_above = "90%"
+        overflow_below = "70%"
+        connections = 2
+        [dispatch]
+        attempts = {ATTEMPTS_ON_A_NARROW_LINE}
+        "#,
+        octets * 8
+    )
+}
+
 fn filled(setting: &Setting) -> String {
     let expire = setting.expire_after.as_millis();
     format!(
@@ -126,6 +157,9 @@ fn filled(setting: &Setting) -> String {
     )
 }
 
+/// What such a line carries at a time with sense: each of them gets 3 kB/s.
+const ATTEMPTS_ON_A_NARROW_LINE: usize = 60;
+
 /// Real rates need real time.
 const PATIENT: &str = "[delivery]\nexpire_after = \"10m\"\n";
 
@@ -153,6 +187,7 @@ mod tests {
             bounces: address(5),
             list_domain: "lists.test".to_owned(),
             expire_after: Duration::from_secs(15),
+            overflow: None,
         }
     }
 
