@@ -99,11 +99,11 @@ fn what_a_partner_gives_back_goes_direct_at_once_and_is_free_again_afterwards() 
     let direct = run(&mut s, &limits(), NOW).0.remove(0);
     assert_eq!(&*direct.site.name, "a.test");
     finish(&mut s, &direct, None, NOW);
-    s.loaded(&direct.destination, recipients, true, NOW); // never asked for, but harmless
+    s.loaded(&direct.destination, recipients, crate::clock::Tick::NEVER, NOW); // never asked for, but harmless
     s.wake(direct.destination.clone(), NOW);
     let (_, others) = run(&mut s, &limits(), NOW);
     assert!(matches!(others[..], [Action::Load { .. }]), "{others:?}");
-    s.loaded(&direct.destination, direct.recipients.clone(), true, NOW);
+    s.loaded(&direct.destination, direct.recipients.clone(), crate::clock::Tick::NEVER, NOW);
     assert_eq!(ways(&mut s, NOW), ["partner:p"]);
 }
 
@@ -135,7 +135,7 @@ fn what_may_have_arrived_stays_on_its_way() {
     s.observe(0.0, NOW);
     s.wake(attempt.destination.clone(), NOW);
     run(&mut s, &limits(), NOW);
-    s.loaded(&attempt.destination, attempt.recipients.clone(), true, NOW);
+    s.loaded(&attempt.destination, attempt.recipients.clone(), crate::clock::Tick::NEVER, NOW);
     assert_eq!(ways(&mut s, NOW), ["partner:p"], "although the overflow is over");
 }
 

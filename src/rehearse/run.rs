@@ -420,12 +420,15 @@ fn prepare(
         bounces: internet.address_of(world::LIST_EXCHANGER).context("the list host takes no bounces")?,
         list_domain: world::LIST_DOMAIN.to_owned(),
         expire_after: options.expire_after.unwrap_or_else(|| options.scenario.expire_after()),
-        overflow: options.scenario.uplink().zip(internet.address_of(PARTNER.1)),
     };
     let own = options.config.as_ref().map(|path| read(path).map(|text| (text, path))).transpose()?;
     let directory = |path: &Path| std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_path_buf));
     let own = own.map(|(text, path)| (text, directory(path).unwrap_or_default()));
     let text = relay::compose(&setting, own.as_ref().map(|(text, directory)| (text.as_str(), directory.as_path())))?;
+    let text = match options.scenario.uplink().zip(internet.address_of(PARTNER.1)) {
+        Some((octets, partner)) => relay::narrow(&text, octets, partner)?,
+        None => text,
+    };
     let config = workspace.path().join("posthaste.toml");
     std::fs::write(&config, text)?;
     std::fs::write(workspace.path().join("providers.toml"), relay::providers(options.scenario.is_fast()))?;

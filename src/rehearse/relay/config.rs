@@ -32,8 +32,6 @@ pub struct Setting {
     pub list_domain: String,
     /// Lifetime in the queue.
     pub expire_after: Duration,
-    /// A line of so many octets per second, and where the partner is that takes over while it is full.
-    pub overflow: Option<(u64, SocketAddr)>,
 }
 
 /// The configuration's text: `own` is the operator's file, if there is one, and lies in the directory `own_directory`.
@@ -46,7 +44,6 @@ pub fn compose(setting: &Setting, own: Option<(&str, &Path)>) -> anyhow::Result<
         None => Table::new(),
     };
     let forced: Table = forced(setting).parse().context("the rehearsal's own settings")?;
-    let overflow: Table = overflow(setting).parse().context("the rehearsal's own settings")?;
     let filled: Table = filled(setting).parse().context("the rehearsal's own settings")?;
     if let Some((_, directory)) = own {
         anchor_providers(&mut table, directory);
@@ -58,7 +55,6 @@ pub fn compose(setting: &Setting, own: Option<(&str, &Path)>) -> anyhow::Result<
     // The operator's own partners are in the world.
     table.remove("partner");
     overlay(&mut table, forced, true);
-    overlay(&mut table, overflow, true);
     overlay(&mut table, filled, false);
     Ok(table.to_string())
 }
@@ -105,8 +101,18 @@ fn forced(setting: &Setting) -> String {
     )
 }
 
-fn overflow(setting: &Setting) -> String {
-    let Some((octets, partner)) = setting.overflow else { return String::new() };
+/// The configuration with a line of so many octets per second, and a partner that takes over while it is full.
+///
+/// # Errors
+/// When it is no TOML.
+pub fn narrow(config: &str, octets: u64, partner: SocketAddr) -> anyhow::Result<String> {
+    let mut table: Table = config.parse().context("the relay's configuration")?;
+    let narrow: Table = narrow_line(octets, partner).parse().context("the rehearsal's own settings")?;
+    overlay(&mut table, narrow, true);
+    Ok(table.to_string())
+}
+
+fn narrow_line(octets: u64, partner: SocketAddr) -> String {
     let suffixes = PARTNERS_SUFFIXES;
     format!(
         r#"
@@ -187,7 +193,6 @@ mod tests {
             bounces: address(5),
             list_domain: "lists.test".to_owned(),
             expire_after: Duration::from_secs(15),
-            overflow: None,
         }
     }
 
