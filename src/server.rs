@@ -19,11 +19,11 @@ use tokio::task::JoinHandle;
 
 use crate::admin::{Admin, Health, State};
 use crate::bounce;
-use crate::budget::{Descriptors, Uplink};
+use crate::budget::{Descriptors, Memory, Uplink};
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::engine::{self, ACCEPTED_QUEUE, Control, Engine, Parts, Payer};
-use crate::ingress::Ingress;
+use crate::ingress::{Ingress, Keeper};
 use crate::log::{self, DeliveryLog};
 use crate::partner;
 use crate::route::Resolver;
@@ -76,7 +76,8 @@ struct Server {
     uplink: Uplink,
     delivery: Delivery,
     bounce: Arc<ArcSwap<bounce::Options>>,
-    ingress: Ingress<Spool>,
+    memory: Memory,
+    ingress: Ingress<Keeper>,
     admin: Admin,
     control: mpsc::Sender<Control>,
     engine: JoinHandle<()>,
@@ -118,7 +119,9 @@ impl Server {
         let (control, told) = mpsc::channel(4);
         let engine = tokio::spawn(engine.run(arrivals, told));
         let payer = tokio::spawn(payer_task.run());
-        let ingress = Ingress::start(config.ingress.clone(), spool.clone(), descriptors, &registry)?;
+        let memory = Memory::new(config.memory, &registry)?;
+        let keeper = Keeper { spool: spool.clone(), memory: memory.clone() };
+        let ingress = Ingress::start(config.ingress.clone(), keeper, descriptors, &registry)?;
         health.set_listening(State::Up);
         let config_path = config_path.to_owned();
         Ok(Server {
@@ -130,6 +133,7 @@ impl Server {
             uplink,
             delivery,
             bounce,
+            memory,
             ingress,
             admin,
             control,
@@ -181,6 +185,7 @@ impl Server {
             return Err(error.into());
         }
         self.uplink.set_rate(new.uplink);
+        self.memory.set_high(new.memory);
         self.delivery.reload(new.delivery.clone());
         self.bounce.store(Arc::new(new.bounce.clone()));
         engine.send(Control::Reload(Box::new(new.dispatch.clone()), new.bounce.delay_after));

@@ -40,6 +40,8 @@ pub struct Config {
     pub dispatch: dispatch::Options,
     /// Octets per second for all deliveries together.
     pub uplink: Option<u64>,
+    /// Resident memory, in octets, above which new mail is refused.
+    pub memory: Option<u64>,
     /// Reports.
     pub bounce: bounce::Options,
     /// Metrics and health.

@@ -426,6 +426,9 @@ pub struct Budget {
     /// Octets per second that all deliveries together may send, counted with TLS and without packet headers: set it 4 %
     /// below what the line is sold as. Default: none, as many as the line takes.
     pub uplink: Option<Bandwidth>,
+    /// Resident memory above which new mail is refused with 452 at MAIL, until seven eighths of it are reached again; at
+    /// least 128MiB. Default: none.
+    pub memory: Option<Size>,
 }
 
 /// `[bounce]`: failure reports to list hosts.

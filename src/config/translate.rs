@@ -12,6 +12,9 @@ use super::raw::{self, Raw};
 use crate::mail::{Domain, Mailbox};
 use crate::{admin, bounce, delivery, dispatch, ingress, log, partner, route, spool};
 
+/// The least high mark of memory: caches and runtime take about half of it.
+const MEMORY_MIN: u64 = 128 << 20;
+
 /// Checks `raw` as a whole and makes the options. `directory` is where relative paths start.
 ///
 /// # Errors
@@ -187,6 +190,9 @@ impl Findings<'_> {
             ("dispatch.read_ahead", raw.dispatch.read_ahead as u64),
             ("dispatch.resident", raw.dispatch.resident as u64),
         ];
+        if raw.budget.memory.is_some_and(|memory| memory.0 < MEMORY_MIN) {
+            self.error("budget.memory", "the program itself needs more: at least 128MiB");
+        }
         for (key, _) in counts.iter().filter(|(_, count)| *count == 0) {
             self.error(key, "0 would stop all mail; at least 1");
         }
@@ -309,6 +315,7 @@ fn options(raw: Raw, hostname: &Arc<str>, providers: InForce, directory: &Path, 
         delivery: delivery_options(&raw.delivery, hostname),
         dispatch: dispatch_options(&raw, &list_hosts, partners::options(&raw, hostname, directory)),
         uplink: raw.budget.uplink.map(|bandwidth| bandwidth.0),
+        memory: raw.budget.memory.map(|size| size.0),
         bounce: bounce_options(&raw.bounce, hostname),
         admin: admin_options(&raw.admin, hostname),
         log: log::Options { format: raw.log.format, level: raw.log.level },

@@ -55,6 +55,7 @@ use metrics::Metrics;
 use places::{Limits, Places};
 
 pub use options::{ListHost, Listener, Options, PasswordHash, Tls};
+pub use store::Keeper;
 
 /// Where accepted mail goes: the spool, or a fake of it in tests.
 pub trait Store: Clone + Send + Sync + 'static {

@@ -3,24 +3,34 @@
 use std::io;
 
 use super::{ContentSink, Store};
+use crate::budget::Memory;
 use crate::mail::QueueId;
 use crate::spool::{AcceptError, ContentWriter, NewContent, Spool, Submission};
 
-impl Store for Spool {
+/// The spool, as long as there is memory too.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    /// Where mail is kept.
+    pub spool: Spool,
+    /// What keeping it may cost.
+    pub memory: Memory,
+}
+
+impl Store for Keeper {
     type Writer = ContentWriter;
 
     fn writer(&self) -> ContentWriter {
-        self.content_writer()
+        self.spool.content_writer()
     }
 
     fn has_room(&self) -> bool {
-        Spool::has_room(self)
+        self.memory.has_room() && self.spool.has_room()
     }
 
     async fn accept_all(&self, submissions: Vec<Submission>) -> Result<Vec<QueueId>, AcceptError> {
         let mut ids = Vec::new();
         for submission in submissions {
-            ids.push(self.accept(submission).await?);
+            ids.push(self.spool.accept(submission).await?);
         }
         Ok(ids)
     }

@@ -85,12 +85,15 @@ impl Status {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether more than `reserve` octets are free. Asks the disk every 100 ms at most.
+    /// Whether more than `reserve` octets are free; once they were not, an eighth more must be. Asks the disk every 100 ms at
+    /// most.
     pub(super) fn has_room(&self, disk: &dyn Disk, path: &Path, reserve: u64) -> bool {
         let mut room = self.room();
         match *room {
             Some((at, answer)) if at.elapsed() < ROOM_HOLDS => answer,
-            _ => {
+            before => {
+                let refusing = matches!(before, Some((_, false)));
+                let reserve = if refusing { reserve.saturating_add(reserve / 8) } else { reserve };
                 // A disk that does not say is written to, and says so then.
                 let answer = disk.free_space(path).map_or(true, |free| free >= reserve);
                 *room = Some((Instant::now(), answer));
