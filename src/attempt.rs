@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Tick;
 use crate::mail::{AttemptId, Destination, Envelope, Queued, Trace};
 use crate::outcome::{Outcome, Reason};
 
@@ -25,6 +26,8 @@ pub struct Attempt {
     pub recipients: Vec<Queued>,
     /// The ceilings that hold for this provider.
     pub limits: Arc<Limits>,
+    /// When it was begun.
+    pub begun: Tick,
 }
 
 /// The domains that are served by exactly the same exchangers share a site: its connections and its reachability.
@@ -74,7 +77,7 @@ pub enum PartnerTls {
     /// TLS, whatever the certificate; else the partner is not used.
     #[default]
     Required,
-    /// TLS with a certificate for the host's name that the system's authorities vouch for; else the partner is not used.
+    /// TLS with a certificate for the host's name that a root certificate vouches for; else the partner is not used.
     Verified,
 }
 
@@ -148,6 +151,8 @@ pub struct AttemptReport {
     pub outcomes: Vec<Outcome>,
     /// Set if the site as a whole could not be used, or asked for less: what dispatch slows down or suspends on.
     pub trouble: Option<Reason>,
+    /// What the next hop said about how much it takes.
+    pub pushback: Pushback,
     /// Where the time went, for the `delays=` of the log line.
     pub delays: Delays,
     /// The address that was used.
@@ -156,6 +161,17 @@ pub struct AttemptReport {
     pub bytes: u64,
     /// Whether a transaction was begun (MAIL was sent).
     pub transaction: bool,
+}
+
+/// What a next hop says about how much it takes, learned from its refusals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pushback {
+    /// Recipients refused because of our pace, not for their own sake.
+    pub refused: usize,
+    /// Recipients that it took in one transaction before it asked for another.
+    pub transaction_cap: Option<u32>,
+    /// Whether the connection was refused while others of ours were open.
+    pub crowded: bool,
 }
 
 /// Durations of an attempt's stages.

@@ -32,14 +32,33 @@
 //! | `partner` | `mail`, `attempt`, `outcome` |
 //! | `dispatch` | `mail`, `attempt`, `outcome`, `partner` |
 //! | `delivery` | `mail`, `smtp`, `attempt`, `outcome`, `route`, `budget` |
+//! | `sign` | `mail` |
 //! | `bounce` | `mail`, `outcome`, `spool` (values only) |
 //! | `log` | `mail`, `outcome` |
 //! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `bounce`, `log` |
-//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `partner`, `delivery`, `route`, `budget`, `settle`, `bounce`, `log` |
+//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `partner`, `delivery`, `route`, `budget`, `settle`, `bounce`, `log`, `sign` |
 //! | `config` | every part's `Options` |
-//! | `admin` | `budget`, `spool` |
+//! | `admin` | `budget`, `spool`, `dispatch`, `engine` |
 //! | `rehearse` | `mail`, `smtp`, `config` |
 //! | `server`, `cli` | everything |
+//!
+//! # Where the design's libraries do their work
+//!
+//! | crate | its part |
+//! |---|---|
+//! | `tokio` | the runtime: every session, attempt and lookup is a task; scheduling itself is plain code that is told the time |
+//! | `tokio-rustls` | STARTTLS at the listener, and towards next hops with verifiers of our own (`delivery::tls`) |
+//! | `hickory-resolver` | MX, addresses, TLSA with DNSSEC; `hickory-proto` answers in the simulated internet |
+//! | `mail-send` | the connection to a next hop: commands and replies; the pipelined transaction on top is ours |
+//! | `dashmap` | idle connections by site (`delivery::pool`) |
+//! | `governor` | configured rates, over clocks of ours (`dispatch::pace`, `delivery::pace`) |
+//! | `prometheus` | each part registers what it counts; `admin` shows it |
+//!
+//! # Seams
+//!
+//! Time is [`clock::Clock`] over tokio's, which tests pause. The disk is `spool::disk::Disk`, which tests make fail at any
+//! operation. The network is dialled in one file, `delivery::connect`. The protocol (`smtp`), the scheduler (`dispatch`),
+//! `settle`, `bounce` and `mailing` do no I/O at all: facts and the time go in, values come out.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -62,5 +81,6 @@ pub mod rehearse;
 pub mod route;
 pub mod server;
 pub mod settle;
+pub mod sign;
 pub mod smtp;
 pub mod spool;

@@ -14,20 +14,22 @@ use arc_swap::ArcSwap;
 use prometheus::Registry;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::admin::{Admin, Health, State};
+use crate::admin::api::{self, Desk};
+use crate::admin::{Admin, ControlSocket, Health, State};
 use crate::bounce;
 use crate::budget::{Descriptors, Memory, Uplink};
 use crate::config::Config;
 use crate::delivery::Delivery;
-use crate::engine::{self, ACCEPTED_QUEUE, Control, Engine, Parts, Payer};
+use crate::engine::{self, ACCEPTED_QUEUE, Control, Engine, Handle, Parts, Payer};
 use crate::ingress::{Ingress, Keeper};
 use crate::log::{self, DeliveryLog};
 use crate::partner;
 use crate::route::Resolver;
-use crate::spool::Spool;
+use crate::sign::Signer;
+use crate::spool::{Accepted, Options, Spool};
 
 /// How long attempts in flight and open transactions may take to finish after SIGTERM. Below systemd's default of 90 s.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
@@ -75,13 +77,21 @@ struct Server {
     resolver: Resolver,
     uplink: Uplink,
     delivery: Delivery,
+    signer: Signer,
     bounce: Arc<ArcSwap<bounce::Options>>,
     memory: Memory,
     ingress: Ingress<Keeper>,
     admin: Admin,
-    control: mpsc::Sender<Control>,
+    control: Handle,
+    socket: ControlSocket,
     engine: JoinHandle<()>,
     payer: JoinHandle<()>,
+}
+
+/// Opening replays the journal: not on a thread of the runtime.
+async fn open_spool(options: Options, accepted: mpsc::Sender<Accepted>, registry: Registry) -> anyhow::Result<Spool> {
+    let opening = tokio::task::spawn_blocking(move || Spool::open(options, accepted, &registry));
+    Ok(opening.await.context("opening the spool")??)
 }
 
 impl Server {
@@ -92,16 +102,13 @@ impl Server {
         let health = Health::starting();
         let admin = Admin::start(&config.admin, registry.clone(), health.clone())?;
         let (accepted, arrivals) = mpsc::channel(ACCEPTED_QUEUE);
-        let (options, spool_registry) = (config.spool.clone(), registry.clone());
-        // Opening replays the journal: not on a thread of the runtime.
-        let spool = tokio::task::spawn_blocking(move || Spool::open(options, accepted, &spool_registry))
-            .await
-            .context("opening the spool")??;
+        let spool = open_spool(config.spool.clone(), accepted, registry.clone()).await?;
         health.set_spool(State::Up);
         let resolver = Resolver::new(config.route.clone(), descriptors.clone(), &registry)?;
         let uplink = Uplink::new(config.uplink, &registry)?;
         let delivery =
             Delivery::new(config.delivery.clone(), resolver.clone(), descriptors.clone(), uplink.clone(), &registry)?;
+        let signer = Signer::new(config.sign.clone(), spool.clock(), &registry)?;
         let bounce = Arc::new(ArcSwap::from_pointee(config.bounce.clone()));
         let lifetime = config.dispatch.retry.expire_after;
         let (payer, payer_task) =
@@ -109,6 +116,7 @@ impl Server {
         let parts = Parts {
             spool: spool.clone(),
             delivery: delivery.clone(),
+            signer: signer.clone(),
             resolver: resolver.clone(),
             uplink: uplink.clone(),
             partners: partner::Metrics::new(&registry)?,
@@ -116,9 +124,11 @@ impl Server {
             metrics: engine::Metrics::new(&registry)?,
         };
         let engine = Engine::new(parts, config.dispatch.clone(), config.bounce.delay_after, payer);
-        let (control, told) = mpsc::channel(4);
+        let (control, told) = Handle::new();
         let engine = tokio::spawn(engine.run(arrivals, told));
         let payer = tokio::spawn(payer_task.run());
+        let desk = Desk { engine: control.clone() };
+        let socket = ControlSocket::start(&config.admin.socket, api::routes(desk))?;
         let memory = Memory::new(config.memory, &registry)?;
         let keeper = Keeper { spool: spool.clone(), memory: memory.clone() };
         let ingress = Ingress::start(config.ingress.clone(), keeper, descriptors, &registry)?;
@@ -132,11 +142,13 @@ impl Server {
             resolver,
             uplink,
             delivery,
+            signer,
             bounce,
             memory,
             ingress,
             admin,
             control,
+            socket,
             engine,
             payer,
         })
@@ -175,10 +187,12 @@ impl Server {
     /// What can refuse comes first: ports that cannot be bound, certificates that cannot be read, name servers. If a
     /// later one refuses, the earlier ones get the old options back.
     fn apply(&mut self, new: Config) -> anyhow::Result<()> {
-        if new.spool.path != self.config.spool.path || new.admin.address != self.config.admin.address {
-            tracing::warn!("[spool] path and [admin] address are taken over at the next start only");
+        let admin = (&new.admin.address, &new.admin.socket);
+        if new.spool.path != self.config.spool.path || admin != (&self.config.admin.address, &self.config.admin.socket)
+        {
+            tracing::warn!("[spool] path and [admin] address and socket are taken over at the next start only");
         }
-        let engine = self.control.try_reserve().context("the engine is busy with an earlier reload")?;
+        let engine = self.control.reserve().context("the engine is too busy to take it now")?;
         self.ingress.reload(new.ingress.clone())?;
         if let Err(error) = self.resolver.reload(new.route.clone()) {
             self.ingress.reload(self.config.ingress.clone())?;
@@ -187,6 +201,7 @@ impl Server {
         self.uplink.set_rate(new.uplink);
         self.memory.set_high(new.memory);
         self.delivery.reload(new.delivery.clone());
+        self.signer.reload(new.sign.clone());
         self.bounce.store(Arc::new(new.bounce.clone()));
         engine.send(Control::Reload(Box::new(new.dispatch.clone()), new.bounce.delay_after));
         self.config = new;
@@ -197,14 +212,14 @@ impl Server {
         tracing::info!("draining");
         self.health.set_listening(State::Down("draining".to_owned()));
         let deadline = tokio::time::Instant::now() + DRAIN_DEADLINE;
-        let (drained, finished) = oneshot::channel();
         // Attempts stop being started at once; those under way and the open sessions finish side by side.
-        let _ = self.control.send(Control::Drain(drained)).await;
+        let finished = self.control.drain().await;
         let _ = tokio::join!(self.ingress.drain(DRAIN_DEADLINE), tokio::time::timeout_at(deadline, finished));
         self.payer.abort();
         self.engine.abort();
         self.delivery.close(tokio::time::Instant::now() + Duration::from_secs(2)).await;
         self.spool.close().await;
+        self.socket.stop().await;
         self.admin.stop().await;
         tracing::info!("stopped");
     }

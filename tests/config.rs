@@ -9,6 +9,9 @@ use serde::de::DeserializeOwned;
 
 const DOCUMENTED: &str = include_str!("../config/posthaste.toml");
 
+/// A key that the examples may name.
+const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dkim-ed25519.pem");
+
 /// `config/posthaste.toml` with every default and every example switched on.
 fn uncommented() -> String {
     let is_setting = |line: &str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
@@ -54,9 +57,13 @@ fn every_key_stands_in_the_documented_configuration() {
     assert_documented::<raw::Spool>("spool");
     assert_documented::<raw::Listener>("listener");
     assert_documented::<raw::ListHost>("list_host");
+    assert_documented::<raw::Dkim>("dkim");
+    assert_documented::<raw::Source>("source");
     assert_documented::<raw::Ingress>("ingress");
     assert_documented::<raw::Dns>("dns");
     assert_documented::<raw::Timeouts>("delivery.timeouts");
+    assert_documented::<raw::Tls>("tls");
+    assert_documented::<raw::TlsPolicy>("tls_policy");
     assert_documented::<raw::Dispatch>("dispatch");
     assert_documented::<raw::Budget>("budget");
     assert_documented::<raw::Partner>("partner");
@@ -74,10 +81,14 @@ fn the_documented_defaults_are_those_of_the_program() {
     let default = Raw::default();
     assert_eq!(documented.spool, default.spool);
     assert_eq!(documented.ingress, default.ingress);
-    assert_eq!(documented.dns, default.dns);
+    assert_eq!(documented.dns, raw::Dns { trust_anchor: documented.dns.trust_anchor.clone(), ..default.dns });
     assert_eq!(documented.delivery, default.delivery);
+    assert_eq!(
+        documented.tls,
+        raw::Tls { roots: documented.tls.roots.clone(), cache: documented.tls.cache.clone(), ..default.tls }
+    );
     assert_eq!(documented.dispatch, default.dispatch);
-    assert_eq!(documented.admin, default.admin);
+    assert_eq!(documented.admin, raw::Admin { socket: documented.admin.socket.clone(), ..default.admin });
     assert_eq!(documented.log, default.log);
     assert_eq!(
         documented.bounce,
@@ -95,9 +106,11 @@ fn the_documented_configuration_is_valid_with_its_examples_too() {
     assert_eq!(toml::from_str::<Raw>(DOCUMENTED).expect("valid"), Raw::default());
     let text = uncommented()
         .replace("providers = \"providers.toml\"", "")
+        .replace("roots = \"roots.pem\"", "")
         .replace("\"tls/chain.pem\"", "\"/dev/null\"")
         .replace("\"tls/key.pem\"", "\"/dev/null\"")
-        .replace("\"friend.password\"", "\"/proc/version\"");
+        .replace("\"friend.password\"", "\"/proc/version\"")
+        .replace("\"dkim/2026a.pem\"", &format!("{KEY:?}"));
     let config = Config::parse("posthaste.toml", &text, Path::new("/")).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(config.warnings, []);
 }
@@ -116,8 +129,12 @@ fn every_example_is_valid_without_a_warning() {
 
 #[test]
 fn a_wrong_value_is_refused_at_its_own_line_whichever_key_has_it() {
-    let text = uncommented().replace("providers = \"providers.toml\"\n", "\n").replace("\"tls/", "\"/dev/null\" # \"");
-    let text = text.replace("\"friend.password\"", "\"/proc/version\"");
+    let text = uncommented()
+        .replace("providers = \"providers.toml\"\n", "\n")
+        .replace("roots = \"roots.pem\"\n", "\n")
+        .replace("\"tls/", "\"/dev/null\" # \"")
+        .replace("\"dkim/2026a.pem\"", &format!("{KEY:?}"))
+        .replace("\"friend.password\"", "\"/proc/version\"");
     let lines: Vec<&str> = text.lines().collect();
     let (mut refused, mut settings) = (0, 0);
     for (at, line) in lines.iter().enumerate() {

@@ -25,33 +25,50 @@ pub(super) struct Listener {
     pub(super) socket: TcpListener,
     pub(super) networks: Vec<IpNet>,
     pub(super) refused: IntCounter,
-    slots: Arc<Semaphore>,
+    slots: Slots,
 }
 
-impl Listener {
-    pub(super) fn new(socket: TcpListener, networks: Vec<IpNet>, refused: IntCounter) -> Listener {
-        Listener { socket, networks, refused, slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
-    }
+/// Places for connections of one listener.
+pub(super) struct Slots(Arc<Semaphore>);
 
-    fn may_ask(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        peer.is_loopback() || self.networks.iter().any(|network| network.contains(&peer))
+impl Default for Slots {
+    fn default() -> Slots {
+        Slots(Arc::new(Semaphore::new(CONNECTIONS_MAX)))
     }
+}
 
-    async fn slot(&self) -> OwnedSemaphorePermit {
-        match Arc::clone(&self.slots).acquire_owned().await {
+impl Slots {
+    pub(super) async fn take(&self) -> OwnedSemaphorePermit {
+        match Arc::clone(&self.0).acquire_owned().await {
             Ok(slot) => slot,
             Err(_) => unreachable!("the semaphore is never closed"),
         }
     }
 }
 
+/// Out of descriptors or a connection that was gone already: neither passes by asking at once again.
+pub(super) async fn accept_failed(error: &io::Error) {
+    tracing::warn!(%error, "admin: accept failed");
+    sleep(Duration::from_millis(100)).await;
+}
+
+impl Listener {
+    pub(super) fn new(socket: TcpListener, networks: Vec<IpNet>, refused: IntCounter) -> Listener {
+        Listener { socket, networks, refused, slots: Slots::default() }
+    }
+
+    fn may_ask(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        peer.is_loopback() || self.networks.iter().any(|network| network.contains(&peer))
+    }
+}
+
 impl axum::serve::Listener for Listener {
-    type Io = Connection;
+    type Io = Connection<TcpStream>;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let slot = self.slot().await;
+    async fn accept(&mut self) -> (Connection<TcpStream>, SocketAddr) {
+        let slot = self.slots.take().await;
         loop {
             match self.socket.accept().await {
                 Ok((stream, peer)) if self.may_ask(peer.ip()) => return (Connection::new(stream, slot), peer),
@@ -59,11 +76,7 @@ impl axum::serve::Listener for Listener {
                     self.refused.inc();
                     tracing::warn!(%peer, "admin: connection refused, not in [admin] networks");
                 }
-                // Out of descriptors or a connection that was gone already: neither passes by asking at once again.
-                Err(error) => {
-                    tracing::warn!(%error, "admin: accept failed");
-                    sleep(Duration::from_millis(100)).await;
-                }
+                Err(error) => accept_failed(&error).await,
             }
         }
     }
@@ -75,14 +88,14 @@ impl axum::serve::Listener for Listener {
 
 /// A connection that ends by itself when nothing moves on it, so that neither a slow client nor one that never reads
 /// keeps its slot.
-pub(super) struct Connection {
-    stream: TcpStream,
+pub(super) struct Connection<S> {
+    stream: S,
     idle: Pin<Box<Sleep>>,
     _slot: OwnedSemaphorePermit,
 }
 
-impl Connection {
-    fn new(stream: TcpStream, slot: OwnedSemaphorePermit) -> Connection {
+impl<S> Connection<S> {
+    pub(super) fn new(stream: S, slot: OwnedSemaphorePermit) -> Connection<S> {
         Connection { stream, idle: Box::pin(sleep_until(Instant::now() + IDLE_TIMEOUT)), _slot: slot }
     }
 
@@ -99,14 +112,14 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         self.watched(cx, result)
     }
 }
 
-impl AsyncWrite for Connection {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, octets);
         self.watched(cx, result)

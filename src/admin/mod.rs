@@ -1,4 +1,4 @@
-//! The admin endpoint: metrics and health over HTTP.
+//! The admin endpoint: metrics and health over HTTP; and the control socket ([`ControlSocket`]), which alone changes things.
 //!
 //! **Promise.** Asking costs mail nothing: metrics are gathered at most once a second, off the runtime's own threads, for
 //! whatever number of askers, and a client that is slow or never reads loses its connection. It only reads: there is no
@@ -12,10 +12,13 @@
 //! | `GET /readyz` | 200 while list hosts can hand over mail, else 503 |
 //! | another path | 404; another method: 405; another Host: 421 |
 
+pub mod api;
 mod health;
 mod listen;
+mod local;
 mod options;
 mod process;
+mod serving;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -32,15 +35,16 @@ use axum::routing::get;
 use bytes::Bytes;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 pub use health::{Health, State};
+pub use local::ControlSocket;
 pub use options::Options;
 
 use listen::Listener;
 use process::Process;
+use serving::Serving;
 
 /// How long gathered metrics are served again.
 const CACHE_TIME: Duration = Duration::from_secs(1);
@@ -76,8 +80,7 @@ impl Metrics {
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+    serving: Serving,
 }
 
 impl Admin {
@@ -98,18 +101,9 @@ impl Admin {
             gathered: Mutex::new(None),
             metrics,
         });
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            let serve = axum::serve(listener, router(shared)).with_graceful_shutdown(async move {
-                // A sender that was dropped says stop as well.
-                let _ = stopped.await;
-            });
-            if let Err(error) = serve.await {
-                tracing::error!(%error, "admin endpoint ended");
-            }
-        });
+        let serving = Serving::start("admin endpoint", listener, router(shared));
         tracing::info!(%address, "admin endpoint listens");
-        Ok(Admin { address, stop, task })
+        Ok(Admin { address, serving })
     }
 
     /// Where it listens; the port that was chosen, if 0 was asked for.
@@ -119,11 +113,7 @@ impl Admin {
 
     /// Closes the socket, lets answers that are under way finish for a second, then ends.
     pub async fn stop(self) {
-        let Admin { stop, mut task, .. } = self;
-        drop(stop);
-        if timeout(Duration::from_secs(1), &mut task).await.is_err() {
-            task.abort();
-        }
+        self.serving.stop().await;
     }
 }
 
@@ -255,6 +245,7 @@ mod tests {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             networks: Vec::new(),
             host_names: vec!["relay.example.net".to_owned()],
+            socket: "control.sock".into(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! `[admin]` of the configuration, translated.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
@@ -13,4 +14,6 @@ pub struct Options {
     pub networks: Vec<IpNet>,
     /// Names that a Host header may bear, beside the loopback names and the address itself; lower case.
     pub host_names: Vec<String>,
+    /// The control socket's file.
+    pub socket: PathBuf,
 }

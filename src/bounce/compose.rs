@@ -111,7 +111,9 @@ fn parts(report: &Report<'_>, options: &Options) -> (Returned, Vec<Part>) {
 /// section 4.3).
 fn full_bytes(report: &Report<'_>, options: &Options) -> Option<usize> {
     let failed = report.owed.obligations.iter().any(|(_, obligation)| obligation.kind == ObligationKind::Failed);
-    (failed && report.owed.batch.envelope.params.ret == Some(Ret::Full)).then_some(options.return_bytes)
+    let params = &report.owed.batch.envelope.params;
+    // What must not travel in clear does not travel back in full either (RFC 8689 section 5).
+    (failed && params.ret == Some(Ret::Full) && !params.requiretls).then_some(options.return_bytes)
 }
 
 fn text_type(text: &str) -> &'static str {

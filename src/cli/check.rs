@@ -1,15 +1,56 @@
 //! `posthaste check`: a configuration in the words of what will happen.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
+
+use anyhow::Context;
+use prometheus::Registry;
 
 use super::{ConfigFile, Failure, print};
+use crate::budget::Descriptors;
 use crate::config::Config;
 use crate::config::units::{BounceUrl, Span};
+use crate::delivery::Source;
 use crate::ingress::ListHost;
+use crate::route::Resolver;
+use crate::sign::SigningKey;
 
-pub(super) fn run(file: &ConfigFile) -> Result<(), Failure> {
-    let config = file.load()?;
-    print(&format!("{}: valid\n{}", file.config.display(), describe(&config)))
+/// What is checked.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Ask the DNS, too: whether each DKIM key is published
+    #[arg(long)]
+    dns: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let config = arguments.file.load()?;
+    print(&format!("{}: valid\n{}", arguments.file.config.display(), describe(&config)))?;
+    if arguments.dns {
+        ask_dns(&config)?;
+    }
+    Ok(())
+}
+
+/// Compares each DKIM key with the record that receivers will compare it with.
+fn ask_dns(config: &Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let problems = runtime.block_on(async {
+        let resolver = Resolver::new(config.route.clone(), Descriptors::from_system()?, &Registry::new())?;
+        let mut problems = Vec::new();
+        for key in &config.sign.keys {
+            let name = key.record_name();
+            let records = resolver.txt(&name).await.map_err(|reason| anyhow::anyhow!("{reason}")).context("DKIM")?;
+            problems.extend(key.private.compare(&records).err().map(|problem| format!("{name}: {problem}")));
+        }
+        anyhow::Ok(problems)
+    })?;
+    anyhow::ensure!(problems.is_empty(), "DKIM keys that receivers cannot verify:\n{}", problems.join("\n"));
+    print(&format!("  in the DNS     {} DKIM keys are published\n", config.sign.keys.len()))?;
+    Ok(())
 }
 
 fn describe(config: &Config) -> String {
@@ -28,6 +69,12 @@ fn describe(config: &Config) -> String {
     row("limits", &limits(config));
     for host in &config.ingress.list_hosts {
         row("list host", &list_host(host));
+    }
+    for source in &config.delivery.sources {
+        row("leaves from", &local_source(source));
+    }
+    for key in &config.sign.keys {
+        row("signs", &signing_key(key));
     }
     if config.ingress.list_hosts.is_empty() {
         row("list hosts", "none: relays for nobody");
@@ -65,6 +112,26 @@ fn list_host(host: &ListHost) -> String {
         host.reverse_path_domains.join(", "),
         bounces.join(", then "),
     )
+}
+
+fn local_source(source: &Source) -> String {
+    let list = |what: &str, names: &[Arc<str>]| match names {
+        [] => String::new(),
+        names => format!(", {what} {}", names.join(", ")),
+    };
+    let address = |ip: &IpAddr| match UdpSocket::bind((*ip, 0)) {
+        Ok(_) => ip.to_string(),
+        Err(error) => format!("{ip} (cannot be bound here: {error})"),
+    };
+    let addresses: Vec<String> = source.addresses.iter().map(address).collect();
+    let (hosts, providers) = (list("mail of", &source.list_hosts), list("to", &source.providers));
+    format!("{} as {}: {}{hosts}{providers}", source.name, source.hostname, addresses.join(", "))
+}
+
+fn signing_key(key: &SigningKey) -> String {
+    let hosts = if key.list_hosts.is_empty() { "all list hosts".to_owned() } else { key.list_hosts.join(", ") };
+    let (domain, name) = (&key.domain, key.record_name());
+    format!("mail from {domain} of {hosts}; publish {name} TXT \"{}\"", key.private.record())
 }
 
 #[cfg(test)]

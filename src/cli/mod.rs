@@ -6,7 +6,9 @@
 mod check;
 mod config;
 mod rehearse;
+mod relay;
 mod serve;
+mod site;
 mod spool;
 
 use std::io::Write;
@@ -22,7 +24,9 @@ const EXAMPLES: &str = "\
 Examples:
   posthaste rehearse                        needs nothing from outside
   posthaste check --config posthaste.toml
+  posthaste check --dns                     compares DKIM keys with the DNS
   posthaste serve --config posthaste.toml
+  posthaste site list                       what is held, and why
   posthaste config hash-password < FILE     for the users of a [[list_host]]
 
 Signals: SIGTERM drains and ends; SIGHUP reloads the configuration.
@@ -41,10 +45,13 @@ enum Verb {
     /// Relay mail until SIGTERM
     Serve(ConfigFile),
     /// Check a configuration and say what it means; start nothing
-    Check(ConfigFile),
+    Check(check::Arguments),
     /// Show a configuration with every default, or hash a password for it
     #[command(subcommand)]
     Config(config::Verb),
+    /// Show where mail goes and what holds it; suspend and resume
+    #[command(subcommand)]
+    Site(site::Verb),
     /// Check or print a spool that no relay is using
     #[command(subcommand)]
     Spool(spool::Verb),
@@ -120,8 +127,9 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Serve(file) => serve::run(&file),
-        Verb::Check(file) => check::run(&file),
+        Verb::Check(arguments) => check::run(&arguments),
         Verb::Config(verb) => config::run(verb),
+        Verb::Site(verb) => site::run(&verb),
         Verb::Spool(verb) => spool::run(&verb),
         Verb::Rehearse(arguments) => rehearse::run(&arguments),
     }

@@ -11,6 +11,9 @@ mod document;
 mod partners;
 pub mod providers;
 pub mod raw;
+pub mod reactions;
+mod signing;
+mod sources;
 mod translate;
 pub mod units;
 
@@ -21,7 +24,7 @@ use document::Document;
 pub use document::Problem;
 use raw::Raw;
 
-use crate::{admin, bounce, delivery, dispatch, ingress, log, route, spool};
+use crate::{admin, bounce, delivery, dispatch, ingress, log, route, sign, spool};
 
 /// A configuration that can be started: what every part is told.
 #[derive(Clone, Debug)]
@@ -46,6 +49,8 @@ pub struct Config {
     pub bounce: bounce::Options,
     /// Metrics and health.
     pub admin: admin::Options,
+    /// DKIM.
+    pub sign: sign::Options,
     /// The log.
     pub log: log::Options,
     /// The file as it was read, for `config show`.
@@ -173,6 +178,61 @@ address = "127.0.0.1:8025"
     }
 
     #[test]
+    fn every_mistake_about_a_source_names_its_key_and_the_remedy() {
+        let plain = "name = \"a\"\naddresses = [\"127.0.0.2\"]";
+        let twice = format!("{plain}\n[[source]]\nname = \"b\"\nproviders = [\"google\"]\naddresses = [\"127.0.0.3\"]");
+        let cases = [
+            ("name = \"a b\"\naddresses = [\"127.0.0.2\"]", "source[0].name", "characters"),
+            ("name = \"a\"\naddresses = []", "source[0].addresses", "at least one"),
+            ("name = \"a\"\naddresses = [\"0.0.0.0\"]", "source[0].addresses[0]", "no address"),
+            ("name = \"a\"\naddresses = [\"::1\", \"::1\"]", "source[0].addresses[1]", "twice"),
+            (&format!("{plain}\nlist_hosts = [\"x\"]"), "source[0].list_hosts[0]", "no [[list_host]] \"x\""),
+            (&format!("{plain}\nproviders = [\"x\"]"), "source[0].providers[0]", "google"),
+            (&format!("{plain}\nhostname = \"x\""), "source[0].hostname", "out1.example.net"),
+            (&format!("{plain}\n[[source]]\n{plain}"), "source[1].name", "already"),
+            (&twice, "source[1]", "source[0] \"a\" above it takes all"),
+        ];
+        for (lines, key, remedy) in cases {
+            assert_problem("[admin]", &format!("[[source]]\n{lines}\n[admin]"), key, remedy);
+        }
+    }
+
+    #[test]
+    fn a_source_with_conditions_may_stand_before_one_without() {
+        let sources = "[[source]]\nname = \"g\"\naddresses = [\"127.0.0.2\"]\nproviders = [\"google\"]\n\
+                       [[source]]\nname = \"rest\"\naddresses = [\"127.0.0.3\"]\nhostname = \"Out.Example.NET\"\n[admin]";
+        let config = parse(&SMALL.replacen("[admin]", sources, 1)).expect("valid");
+        let names: Vec<&str> = config.delivery.sources.iter().map(|source| &*source.hostname).collect();
+        assert_eq!(names, ["relay.example.net", "out.example.net"]);
+    }
+
+    /// A key of the test data.
+    const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dkim-ed25519.pem");
+    const TWICE: &str =
+        "domain = \"x.org\"\nselector = \"a\"\nkey = \"KEY\"\n[[dkim]]\ndomain = \"X.org\"\nselector = \"A\"";
+    const STRANGER: &str = "domain = \"x.org\"\nselector = \"a\"\nlist_hosts = [\"other\"]";
+
+    /// `[[dkim]]` with these lines and this key, before `[admin]`.
+    fn dkim(lines: &str, key: &str) -> String {
+        format!("[[dkim]]\n{}\nkey = {key:?}\n[admin]", lines.replace("KEY", key))
+    }
+
+    #[test]
+    fn every_mistake_about_a_signing_key_names_its_key_and_the_remedy() {
+        let cases = [
+            ("domain = \"org\"\nselector = \"a\"", KEY, "dkim[0].domain", "example.org"),
+            ("domain = \"x.org\"\nselector = \"a b\"", KEY, "dkim[0].selector", "2026a"),
+            ("domain = \"x.org\"\nselector = \"a\"", "none.pem", "dkim[0].key", "/etc/posthaste/none.pem"),
+            ("domain = \"x.org\"\nselector = \"a\"", "/dev/null", "dkim[0].key", "private key in PEM"),
+            (TWICE, KEY, "dkim[1].selector", "a._domainkey.x.org"),
+            (STRANGER, KEY, "dkim[0].list_hosts[0]", "no [[list_host]] \"other\""),
+        ];
+        for (lines, file, key, remedy) in cases {
+            assert_problem("[admin]", &dkim(lines, file), key, remedy);
+        }
+    }
+
+    #[test]
     fn an_empty_file_is_valid_and_relays_for_nobody() {
         let config = parse("").expect("valid");
         assert!(config.ingress.list_hosts.is_empty() && config.ingress.listeners.is_empty());
@@ -221,10 +281,14 @@ address = "127.0.0.1:8025"
             ("[admin]", "[bounce]\nfrom = \"me\"\n[admin]", "bounce.from", "postmaster@example.org"),
         ];
         for (from, to, key, remedy) in cases {
-            let found = problems(from, to);
-            let hit = found.iter().any(|(at, message)| at == key && message.contains(remedy));
-            assert!(hit, "{from} -> {to}: {found:?}");
+            assert_problem(from, to, key, remedy);
         }
+    }
+
+    fn assert_problem(from: &str, to: &str, key: &str, remedy: &str) {
+        let found = problems(from, to);
+        let hit = found.iter().any(|(at, message)| at == key && message.contains(remedy));
+        assert!(hit, "{from} -> {to}: {found:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::raw::{self, PartnerCondition, Raw};
-use super::translate::{Findings, is_name_char, is_own};
+use super::translate::{Findings, is_own};
 use super::units::{HostPort, Percent, Span};
 use crate::attempt::{Credentials, Limits, Partner, PartnerTls, Rate, Route, Site};
 use crate::mail::Domain;
@@ -23,9 +23,7 @@ pub(super) fn check(findings: &mut Findings<'_>, raw: &Raw, directory: &Path) {
         if raw.partner[..index].iter().any(|other| other.name == partner.name) {
             findings.error(&format!("{key}.name"), format!("there is a partner {:?} already", partner.name));
         }
-        if !(1..=64).contains(&partner.name.len()) || !partner.name.chars().all(is_name_char) {
-            findings.error(&format!("{key}.name"), "a name is 1 to 64 of the characters a-z A-Z 0-9 . _ -");
-        }
+        findings.check_name(&key, &partner.name);
         check_hosts(findings, &key, partner, raw);
         check_credentials(findings, &key, partner, directory);
         check_suffixes(findings, &key, partner);

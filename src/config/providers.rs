@@ -6,8 +6,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::document::{Document, Problem};
+use super::reactions::{self, Reaction};
 use super::units::{PerTime, Span};
 use crate::attempt::Limits;
+use crate::dispatch::Reactions;
 use crate::route::ProviderRule;
 
 /// The rules that are shipped.
@@ -21,6 +23,8 @@ pub struct Providers {
     pub default: Ceilings,
     /// `[[provider]]`, in order of precedence.
     pub provider: Vec<Provider>,
+    /// `[[reaction]]`: for everybody, after the reactions of its rule.
+    pub reaction: Vec<Reaction>,
 }
 
 /// Ceilings as they are written; what is absent comes from `[default]`.
@@ -63,6 +67,8 @@ pub struct Provider {
     pub messages_per_connection: Option<u32>,
     /// See [`Ceilings::idle_timeout`].
     pub idle_timeout: Option<Span>,
+    /// `[[provider.reaction]]`, in order of precedence.
+    pub reaction: Vec<Reaction>,
 }
 
 impl Provider {
@@ -91,6 +97,7 @@ impl Provider {
             recipients_per_transaction: ceilings.recipients_per_transaction,
             messages_per_connection: ceilings.messages_per_connection,
             idle_timeout: ceilings.idle_timeout,
+            reaction: [self.reaction, shipped.reaction].concat(),
         }
     }
 }
@@ -145,6 +152,7 @@ impl Ceilings {
 pub(super) struct InForce {
     pub(super) rules: Vec<ProviderRule>,
     pub(super) default: Arc<Limits>,
+    pub(super) reactions: Reactions,
 }
 
 /// Puts the operator's file, if there is one, over the shipped rules.
@@ -177,7 +185,7 @@ fn merge(own: Providers, shipped: Providers) -> Providers {
         }
     }
     new.extend(rules);
-    Providers { default, provider: new }
+    Providers { default, provider: new, reaction: [own.reaction, shipped.reaction].concat() }
 }
 
 fn in_force(providers: &Providers) -> InForce {
@@ -188,7 +196,16 @@ fn in_force(providers: &Providers) -> InForce {
         domains: lower(&provider.domains),
         limits: Arc::new(provider.ceilings().over(&providers.default).limits()),
     };
-    InForce { rules: providers.provider.iter().map(rule).collect(), default: Arc::new(providers.default.limits()) }
+    let translate = |list: &[Reaction], owner: &str| list.iter().map(|reaction| reaction.translate(owner)).collect();
+    let own = |provider: &Provider| (provider.name.as_str().into(), translate(&provider.reaction, &provider.name));
+    InForce {
+        rules: providers.provider.iter().map(rule).collect(),
+        default: Arc::new(providers.default.limits()),
+        reactions: Reactions {
+            providers: providers.provider.iter().map(own).collect(),
+            general: translate(&providers.reaction, "all"),
+        },
+    }
 }
 
 /// Lower case, without leading or trailing dots.
@@ -212,6 +229,11 @@ fn check(document: &Document, own: &Providers, shipped: &Providers) -> Vec<Probl
             problems.push(document.problem(&format!("provider[{index}].{key}"), message));
         }
     }
+    for (index, rule) in own.provider.iter().enumerate() {
+        let path = format!("provider[{index}].reaction");
+        problems.extend(reactions::check(document, &path, &rule.reaction, &rule.ceilings()));
+    }
+    problems.extend(reactions::check(document, "reaction", &own.reaction, &Ceilings::default()));
     problems
 }
 

@@ -3,15 +3,16 @@
 //!
 //! Keys that are not listed here are refused. The defaults stand in the `Default` implementations, once.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::units::{Bandwidth, BounceUrl, HostPort, NameServer, PerTime, Percent, Size, Span};
-use crate::attempt::PartnerTls;
+use crate::attempt::{PartnerTls, Rate};
 use crate::delivery;
 use crate::log;
 
@@ -33,12 +34,20 @@ pub struct Raw {
     pub list_host: Vec<ListHost>,
     /// `[[partner]]`. None: all mail goes to its domain's exchangers.
     pub partner: Vec<Partner>,
+    /// `[[dkim]]`. None: nothing is signed.
+    pub dkim: Vec<Dkim>,
+    /// `[[source]]`. None: the system chooses the address that mail leaves from.
+    pub source: Vec<Source>,
     /// `[ingress]`.
     pub ingress: Ingress,
     /// `[dns]`.
     pub dns: Dns,
     /// `[delivery]`.
     pub delivery: Delivery,
+    /// `[tls]`.
+    pub tls: Tls,
+    /// `[[tls_policy]]`, in order: the first that matches holds.
+    pub tls_policy: Vec<TlsPolicy>,
     /// `[dispatch]`.
     pub dispatch: Dispatch,
     /// `[budget]`.
@@ -132,6 +141,9 @@ pub struct ListHost {
     /// Share in delivery relative to other list hosts when both have mail waiting. Default: 1.
     #[serde(default = "one")]
     pub weight: u32,
+    /// STARTTLS towards `bounces_to`, as in `[delivery]`. Default: opportunistic.
+    #[serde(default)]
+    pub tls: delivery::TlsMode,
     /// The `[[partner]]` that it is: mail that came from a partner goes to none, so that two relays that are each other's
     /// partner do not loop. Default: none.
     #[serde(default)]
@@ -238,6 +250,42 @@ impl Serialize for Secret {
     }
 }
 
+/// `[[dkim]]`: a key that signs outgoing mail.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dkim {
+    /// Signs mail whose From is in this domain or below it; the nearest domain's keys sign, all of them. Required.
+    pub domain: String,
+    /// The public key is published in the TXT record `selector._domainkey.domain`. Required.
+    pub selector: String,
+    /// Private key, PEM, relative to the configuration file; RSA of 2048 bits or more, or Ed25519; read again on SIGHUP.
+    /// Required.
+    pub key: PathBuf,
+    /// Names of the list hosts whose mail it signs. Default: all.
+    #[serde(default)]
+    pub list_hosts: Vec<String>,
+}
+
+/// `[[source]]`: local addresses that mail leaves from. The first one that fits is taken.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Its name in logs and metrics. Required, and different from the others'.
+    pub name: String,
+    /// Addresses of this machine, IPv4 and IPv6; they take turns. Where there is none of a family, exchangers of that family
+    /// are passed over. Required.
+    pub addresses: Vec<IpAddr>,
+    /// The name that EHLO gives from there; the addresses must resolve to it, and it to them. Default: the global `hostname`.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// Names of the list hosts whose mail leaves from here. Default: all.
+    #[serde(default)]
+    pub list_hosts: Vec<String>,
+    /// Names of provider rules that it is for. Default: all, and everybody else.
+    #[serde(default)]
+    pub providers: Vec<String>,
+}
+
 /// `[ingress]`: what list hosts may do.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -284,11 +332,23 @@ pub struct Dns {
     pub concurrency: usize,
     /// Sites that are remembered. Default: 50000.
     pub cache_entries: u64,
+    /// Whether answers are validated (DNSSEC), without which there is no DANE. Costs several questions for each one, so the
+    /// name server should be near. Default: false.
+    pub dnssec: bool,
+    /// File of DNSKEY records to trust, relative to this file. Default: the root's keys, which are built in.
+    pub trust_anchor: Option<PathBuf>,
 }
 
 impl Default for Dns {
     fn default() -> Dns {
-        Dns { servers: Vec::new(), timeout: Span::seconds(5), concurrency: 64, cache_entries: 50_000 }
+        Dns {
+            servers: Vec::new(),
+            timeout: Span::seconds(5),
+            concurrency: 64,
+            cache_entries: 50_000,
+            dnssec: false,
+            trust_anchor: None,
+        }
     }
 }
 
@@ -310,8 +370,8 @@ pub struct Delivery {
     /// Time between the starts of two connection attempts to one host (RFC 8305 section 5); a lost race costs the
     /// provider a connection. Default: 2s.
     pub connect_stagger: Span,
-    /// STARTTLS: `opportunistic` (used where offered, certificates not checked) or `off`. Default: opportunistic.
-    #[serde(with = "tls_mode")]
+    /// STARTTLS: `opportunistic` (used where offered, certificates not checked), `required`, `verified` (required, and the
+    /// certificate must be valid for the exchanger) or `off`. DANE and MTA-STS come on top. Default: opportunistic.
     pub tls: delivery::TlsMode,
     /// Connections at a time, over all providers; the limit on open files may set a lower one. Default: 500.
     pub connections: usize,
@@ -382,6 +442,43 @@ impl Default for Timeouts {
     }
 }
 
+/// `[tls]`: how certificates of next hops are checked, where they are.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// PEM file of root certificates, relative to this file. Default: the system's.
+    pub roots: Option<PathBuf>,
+    /// Whether the MTA-STS policies of recipient domains are fetched and followed (RFC 8461). Default: true.
+    pub mta_sts: bool,
+    /// Directory in which MTA-STS policies are kept over restarts. Default: `mta-sts` in the spool.
+    pub cache: Option<PathBuf>,
+    /// Port of the hosts that policies are fetched from. Other than 443 for tests only. Default: 443.
+    pub policy_port: u16,
+}
+
+impl Default for Tls {
+    fn default() -> Tls {
+        Tls { roots: None, mta_sts: true, cache: None, policy_port: 443 }
+    }
+}
+
+/// `[[tls_policy]]`: what certain destinations ask for.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsPolicy {
+    /// Recipient domains; with a leading dot everything below, too. Default: none.
+    #[serde(default)]
+    pub domains: Vec<String>,
+    /// Suffixes of exchanger names; all exchangers of a site must match. Default: none.
+    #[serde(default)]
+    pub mx_suffixes: Vec<String>,
+    /// As in `[delivery]`. Required.
+    pub tls: delivery::TlsMode,
+    /// With `verified`: names of which the certificate must bear one. Default: the exchanger's.
+    #[serde(default)]
+    pub names: Vec<String>,
+}
+
 /// `[dispatch]`: grouping and pacing.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -394,6 +491,9 @@ pub struct Dispatch {
     pub attempts: usize,
     /// Connections that a provider starts with; they grow with success and shrink with trouble. Default: 5.
     pub initial_window: u32,
+    /// Recipients per time that a provider starts with, after a first transaction; they grow by a quarter each second
+    /// until it refuses some, and then follow what it takes. Default: 50/1s.
+    pub initial_rate: PerTime,
     /// Recipients held in memory per destination. Default: 1000.
     pub read_ahead: usize,
     /// Recipients held in memory in all; the rest of the queue stays on disk. Default: 50000.
@@ -411,6 +511,7 @@ impl Default for Dispatch {
             coalesce_window: Span::seconds(2),
             attempts: 500,
             initial_window: 5,
+            initial_rate: PerTime(Rate { count: 50, period: Duration::from_secs(1) }),
             read_ahead: 1000,
             resident: 50_000,
             suspend_min: Span::seconds(30),
@@ -475,11 +576,19 @@ pub struct Admin {
     /// Names that a Host header may bear, beside the loopback names, `hostname` and `address`; others get 421, against
     /// DNS rebinding. Default: none.
     pub host_names: Vec<String>,
+    /// Unix socket for `posthaste site` and the other verbs that speak with the running relay, relative to the
+    /// configuration file; mode 0600. Default: `control.sock` in the spool's directory.
+    pub socket: Option<PathBuf>,
 }
 
 impl Default for Admin {
     fn default() -> Admin {
-        Admin { address: SocketAddr::from(([127, 0, 0, 1], 8025)), networks: Vec::new(), host_names: Vec::new() }
+        Admin {
+            address: SocketAddr::from(([127, 0, 0, 1], 8025)),
+            networks: Vec::new(),
+            host_names: Vec::new(),
+            socket: None,
+        }
     }
 }
 
@@ -572,33 +681,6 @@ mod partner_tls {
             PartnerTls::Off => Name::Off,
             PartnerTls::Required => Name::Required,
             PartnerTls::Verified => Name::Verified,
-        }
-        .serialize(serializer)
-    }
-}
-
-/// [`delivery::TlsMode`] by its names.
-mod tls_mode {
-    use super::*;
-
-    #[derive(Deserialize, Serialize)]
-    #[serde(rename_all = "lowercase")]
-    enum Name {
-        Opportunistic,
-        Off,
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<delivery::TlsMode, D::Error> {
-        Ok(match Name::deserialize(deserializer)? {
-            Name::Opportunistic => delivery::TlsMode::Opportunistic,
-            Name::Off => delivery::TlsMode::Off,
-        })
-    }
-
-    pub(super) fn serialize<S: Serializer>(mode: &delivery::TlsMode, serializer: S) -> Result<S::Ok, S::Error> {
-        match mode {
-            delivery::TlsMode::Opportunistic => Name::Opportunistic,
-            delivery::TlsMode::Off => Name::Off,
         }
         .serialize(serializer)
     }

@@ -9,11 +9,16 @@ use super::document::{Document, Problem};
 use super::partners;
 use super::providers::{self, InForce};
 use super::raw::{self, Raw};
+use super::{signing, sources};
 use crate::mail::{Domain, Mailbox};
-use crate::{admin, bounce, delivery, dispatch, ingress, log, partner, route, spool};
+use crate::{admin, bounce, delivery, dispatch, ingress, log, partner, route, sign, spool};
 
 /// The least high mark of memory: caches and runtime take about half of it.
 const MEMORY_MIN: u64 = 128 << 20;
+
+/// Longest path of a Unix socket (`sun_path` of unix(7) is 108 octets with its NUL), less one for the name under which it
+/// is made.
+const SOCKET_PATH_MAX: usize = 106;
 
 /// Checks `raw` as a whole and makes the options. `directory` is where relative paths start.
 ///
@@ -28,10 +33,18 @@ pub(super) fn translate(
     let mut findings = Findings { document, errors: Vec::new(), warnings: Vec::new() };
     let hostname = hostname(&raw, &mut findings);
     findings.check_all(&raw, directory);
+    let sign = signing::options(&raw, &mut findings, directory);
     let providers = providers::load(own_providers).map_err(|problems| findings.errors.extend(problems));
+    let sources = match &providers {
+        Ok(providers) => sources::options(&raw, &mut findings, &hostname, &providers.rules),
+        Err(()) => Vec::new(),
+    };
     match providers {
         Ok(providers) if findings.errors.is_empty() => {
-            Ok(options(raw, &hostname, providers, directory, findings.warnings))
+            let mut config = options(raw, &hostname, providers, directory, findings.warnings);
+            config.sign = sign;
+            config.delivery.sources = sources;
+            Ok(config)
         }
         _ => Err(findings.errors),
     }
@@ -61,7 +74,8 @@ impl Findings<'_> {
         self.check_times(raw);
         self.check_retry(&raw.delivery);
         self.check_bounce(&raw.bounce);
-        self.check_admin(&raw.admin);
+        self.check_tls_policies(raw, directory);
+        self.check_admin(&raw.admin, &control_socket(raw, directory));
     }
 
     fn check_listeners(&mut self, raw: &Raw, directory: &Path) {
@@ -112,10 +126,7 @@ impl Findings<'_> {
     }
 
     fn check_identity(&mut self, key: &str, host: &raw::ListHost, tls: bool) {
-        let well_formed = (1..=64).contains(&host.name.len()) && host.name.chars().all(is_name_char);
-        if !well_formed {
-            self.error(&format!("{key}.name"), "a name is 1 to 64 of the characters a-z A-Z 0-9 . _ -");
-        }
+        self.check_name(key, &host.name);
         if host.weight == 0 {
             self.error(&format!("{key}.weight"), "0 would never give it a turn; at least 1");
         }
@@ -140,6 +151,23 @@ impl Findings<'_> {
                     &format!("{key}.users[{at}].password_hash"),
                     "not an argon2 hash in PHC format; `posthaste config hash-password` makes one",
                 );
+            }
+        }
+    }
+
+    /// The name of a section, as it may stand in a metric.
+    pub(super) fn check_name(&mut self, key: &str, name: &str) {
+        let well_formed = (1..=64).contains(&name.len()) && name.chars().all(is_name_char);
+        if !well_formed {
+            self.error(&format!("{key}.name"), "a name is 1 to 64 of the characters a-z A-Z 0-9 . _ -");
+        }
+    }
+
+    /// Names of list hosts in another section.
+    pub(super) fn check_names_of_list_hosts(&mut self, raw: &Raw, key: &str, names: &[String]) {
+        for (index, name) in names.iter().enumerate() {
+            if !raw.list_host.iter().any(|host| host.name == *name) {
+                self.error(&format!("{key}.list_hosts[{index}]"), format!("there is no [[list_host]] {name:?}"));
             }
         }
     }
@@ -254,6 +282,42 @@ impl Findings<'_> {
         }
     }
 
+    fn check_tls_policies(&mut self, raw: &Raw, directory: &Path) {
+        if let Some(path) = &raw.tls.roots
+            && let Err(error) = route::roots::load(Some(&directory.join(path)))
+        {
+            self.error("tls.roots", error.to_string());
+        }
+        for (index, policy) in raw.tls_policy.iter().enumerate() {
+            let key = format!("tls_policy[{index}]");
+            if policy.domains.is_empty() && policy.mx_suffixes.is_empty() {
+                self.error(&key, "neither domains nor mx_suffixes: it can never match");
+            }
+            if !policy.names.is_empty() && policy.tls != delivery::TlsMode::Verified {
+                self.error(&format!("{key}.names"), "names are compared with tls = \"verified\" only");
+            }
+            for (at, name) in policy.names.iter().enumerate() {
+                if let Err(error) = Domain::parse(name) {
+                    self.error(&format!("{key}.names[{at}]"), format!("{name:?}: {error}"));
+                }
+            }
+            self.check_tls_domains(&key, &raw.tls_policy[..index], policy);
+        }
+    }
+
+    fn check_tls_domains(&mut self, key: &str, earlier: &[raw::TlsPolicy], policy: &raw::TlsPolicy) {
+        for (at, domain) in policy.domains.iter().enumerate() {
+            let key = format!("{key}.domains[{at}]");
+            let below = domain.strip_prefix('.').is_some_and(|rest| !rest.is_empty());
+            if !below && let Err(error) = Domain::parse(domain) {
+                self.error(&key, format!("{domain:?}: {error}; write it like \"example.org\" or \".example.org\""));
+            }
+            if let Some(other) = earlier.iter().position(|other| other.domains.contains(domain)) {
+                self.error(&key, format!("{domain:?} stands in tls_policy[{other}] already, which comes first"));
+            }
+        }
+    }
+
     fn check_bounce(&mut self, bounce: &raw::Bounce) {
         for (key, mailbox) in [("bounce.from", &bounce.from), ("bounce.postmaster", &bounce.postmaster)] {
             if let Some(text) = mailbox
@@ -264,7 +328,14 @@ impl Findings<'_> {
         }
     }
 
-    fn check_admin(&mut self, admin: &raw::Admin) {
+    fn check_admin(&mut self, admin: &raw::Admin, socket: &Path) {
+        if socket.as_os_str().len() > SOCKET_PATH_MAX {
+            let message = format!(
+                "{} is longer than the {SOCKET_PATH_MAX} octets of a socket's name; name another",
+                socket.display()
+            );
+            self.error("admin.socket", message);
+        }
         if !admin.address.ip().is_loopback() && admin.networks.is_empty() {
             let message = "not a loopback address: say in `networks` who may ask, or use 127.0.0.1";
             self.error("admin.address", message);
@@ -272,7 +343,7 @@ impl Findings<'_> {
     }
 }
 
-pub(super) fn is_name_char(c: char) -> bool {
+fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || "._-".contains(c)
 }
 
@@ -306,18 +377,25 @@ fn hostname(raw: &Raw, findings: &mut Findings<'_>) -> Arc<str> {
     name.into()
 }
 
-fn options(raw: Raw, hostname: &Arc<str>, providers: InForce, directory: &Path, warnings: Vec<Problem>) -> Config {
+fn options(raw: Raw, hostname: &Arc<str>, mut providers: InForce, directory: &Path, warnings: Vec<Problem>) -> Config {
+    let reactions = std::mem::take(&mut providers.reactions);
     let list_hosts: Vec<_> = raw.list_host.iter().map(|host| Arc::new(list_host(host))).collect();
     Config {
         hostname: Arc::clone(hostname),
         spool: spool_options(&raw.spool, directory),
-        route: route_options(&raw, hostname, providers, &list_hosts),
-        delivery: delivery_options(&raw.delivery, hostname),
-        dispatch: dispatch_options(&raw, &list_hosts, partners::options(&raw, hostname, directory)),
+        route: route_options(&raw, hostname, providers, &list_hosts, directory),
+        delivery: delivery_options(&raw, hostname, directory),
+        dispatch: dispatch_options(
+            &raw,
+            &list_hosts,
+            &Arc::new(reactions),
+            partners::options(&raw, hostname, directory),
+        ),
         uplink: raw.budget.uplink.map(|bandwidth| bandwidth.0),
         memory: raw.budget.memory.map(|size| size.0),
         bounce: bounce_options(&raw.bounce, hostname),
-        admin: admin_options(&raw.admin, hostname),
+        admin: admin_options(&raw, hostname, directory),
+        sign: sign::Options::default(),
         log: log::Options { format: raw.log.format, level: raw.log.level },
         ingress: ingress_options(&raw, hostname, list_hosts, directory),
         raw,
@@ -386,12 +464,16 @@ fn route_options(
     hostname: &Arc<str>,
     providers: InForce,
     list_hosts: &[Arc<ingress::ListHost>],
+    directory: &Path,
 ) -> route::Options {
     route::Options {
         servers: raw.dns.servers.iter().map(|server| server.0).collect(),
         timeout: raw.dns.timeout.0,
         concurrency: raw.dns.concurrency,
         cache_entries: raw.dns.cache_entries,
+        dnssec: raw.dns.dnssec,
+        trust_anchor: raw.dns.trust_anchor.as_ref().map(|path| directory.join(path)),
+        sts: sts_options(raw, directory),
         own_names: vec![hostname.to_ascii_lowercase()],
         own_addresses: raw.listener.iter().map(|listener| listener.address).collect(),
         allow_networks: raw.delivery.allow_networks.clone(),
@@ -402,13 +484,37 @@ fn route_options(
     }
 }
 
-fn delivery_options(raw: &raw::Delivery, hostname: &Arc<str>) -> delivery::Options {
+fn sts_options(raw: &Raw, directory: &Path) -> route::StsOptions {
+    let cache = raw.tls.cache.clone().unwrap_or_else(|| raw.spool.path.join("mta-sts"));
+    route::StsOptions {
+        enabled: raw.tls.mta_sts,
+        cache: Some(directory.join(cache)),
+        roots: raw.tls.roots.as_ref().map(|path| directory.join(path)),
+        port: raw.tls.policy_port,
+    }
+}
+
+fn tls_rule(raw: &raw::TlsPolicy) -> delivery::TlsRule {
+    let lower = |names: &[String]| names.iter().map(|name| name.to_ascii_lowercase()).collect();
+    delivery::TlsRule {
+        domains: lower(&raw.domains),
+        mx_suffixes: lower(&raw.mx_suffixes),
+        mode: raw.tls,
+        names: raw.names.iter().map(|name| name.to_ascii_lowercase().into()).collect(),
+    }
+}
+
+fn delivery_options(whole: &Raw, hostname: &Arc<str>, directory: &Path) -> delivery::Options {
+    let raw = &whole.delivery;
     let raw::Timeouts { connect, greeting, hello, mail, rcpt, data, block, dot, quit } = raw.timeouts.clone();
     delivery::Options {
         hostname: Arc::clone(hostname),
         port: raw.port,
         connect_stagger: raw.connect_stagger.0,
         tls: raw.tls,
+        tls_rules: whole.tls_policy.iter().map(tls_rule).collect(),
+        list_hosts: whole.list_host.iter().map(|host| (host.name.as_str().into(), host.tls)).collect(),
+        roots: whole.tls.roots.as_ref().map(|path| directory.join(path)),
         timeouts: delivery::Timeouts {
             connect: connect.0,
             greeting: greeting.0,
@@ -422,15 +528,22 @@ fn delivery_options(raw: &raw::Delivery, hostname: &Arc<str>) -> delivery::Optio
         },
         connections: raw.connections,
         pass_eight_bit: raw.pass_eight_bit,
+        sources: Vec::new(),
     }
 }
 
-fn dispatch_options(raw: &Raw, list_hosts: &[Arc<ingress::ListHost>], partners: partner::Options) -> dispatch::Options {
+fn dispatch_options(
+    raw: &Raw,
+    list_hosts: &[Arc<ingress::ListHost>],
+    reactions: &Arc<dispatch::Reactions>,
+    partners: partner::Options,
+) -> dispatch::Options {
     dispatch::Options {
         coalesce_quiet: raw.dispatch.coalesce_quiet.0,
         coalesce_window: raw.dispatch.coalesce_window.0,
         attempts: raw.dispatch.attempts,
         initial_window: raw.dispatch.initial_window,
+        initial_rate: Some(raw.dispatch.initial_rate.0),
         read_ahead: raw.dispatch.read_ahead,
         resident: raw.dispatch.resident,
         retry: dispatch::RetrySchedule {
@@ -440,6 +553,7 @@ fn dispatch_options(raw: &Raw, list_hosts: &[Arc<ingress::ListHost>], partners: 
             reports_expire_after: raw.bounce.expire_after.0,
         },
         suspend: (raw.dispatch.suspend_min.0, raw.dispatch.suspend_max.0),
+        reactions: Arc::clone(reactions),
         weights: list_hosts.iter().map(|host| (Arc::clone(&host.name), host.weight)).collect(),
         partners,
     }
@@ -462,11 +576,17 @@ fn bounce_options(raw: &raw::Bounce, hostname: &Arc<str>) -> bounce::Options {
     }
 }
 
-fn admin_options(raw: &raw::Admin, hostname: &Arc<str>) -> admin::Options {
-    let names = raw.host_names.iter().map(|name| name.to_ascii_lowercase());
+fn admin_options(raw: &Raw, hostname: &Arc<str>, directory: &Path) -> admin::Options {
+    let names = raw.admin.host_names.iter().map(|name| name.to_ascii_lowercase());
     admin::Options {
-        address: raw.address,
-        networks: raw.networks.clone(),
+        address: raw.admin.address,
+        networks: raw.admin.networks.clone(),
         host_names: names.chain([hostname.to_ascii_lowercase()]).collect(),
+        socket: control_socket(raw, directory),
     }
+}
+
+fn control_socket(raw: &Raw, directory: &Path) -> PathBuf {
+    let in_spool = || raw.spool.path.join("control.sock");
+    directory.join(raw.admin.socket.clone().unwrap_or_else(in_spool))
 }

@@ -18,6 +18,8 @@ pub(super) struct Capabilities {
     pub(super) dsn: bool,
     /// STARTTLS (RFC 3207).
     pub(super) start_tls: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub(super) requiretls: bool,
     /// SIZE (RFC 1870), with the limit in octets; 0 where none is declared.
     pub(super) size: Option<u64>,
     /// LIMITS RCPTMAX (RFC 9422 section 4.2). RCPTDOMAINMAX needs no field: a transaction of ours has one destination.
@@ -44,6 +46,7 @@ impl Capabilities {
             "SMTPUTF8" => self.smtputf8 = true,
             "DSN" => self.dsn = true,
             "STARTTLS" => self.start_tls = true,
+            "REQUIRETLS" => self.requiretls = true,
             "SIZE" => self.size = Some(words.next().and_then(|limit| limit.parse().ok()).unwrap_or(0)),
             "LIMITS" => words.for_each(|limit| self.note_limit(limit)),
             _ => {}
@@ -74,13 +77,14 @@ mod tests {
     #[test]
     fn every_extension_is_seen_in_any_case_and_order() {
         let raw = b"250-mx.example.org\r\n250-pipelining\r\n250-SIZE 35882577\r\n250-8BITMIME\r\n250-STARTTLS\r\n\
-            250-AUTH=LOGIN PLAIN\r\n250-DSN\r\n250-SMTPUTF8\r\n250 LIMITS RCPTMAX=20 MAILMAX=5 RCPTDOMAINMAX=1\r\n";
+            250-AUTH=LOGIN PLAIN\r\n250-DSN\r\n250-SMTPUTF8\r\n250-REQUIRETLS\r\n250 LIMITS RCPTMAX=20 MAILMAX=5 RCPTDOMAINMAX=1\r\n";
         let expected = Capabilities {
             pipelining: true,
             eight_bit_mime: true,
             smtputf8: true,
             dsn: true,
             start_tls: true,
+            requiretls: true,
             size: Some(35_882_577),
             rcpt_max: Some(20),
             mail_max: Some(5),

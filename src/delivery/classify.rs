@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 
+use crate::attempt::Pushback;
 use crate::outcome::{Enhanced, Outcome, Phase, Reason, Reply, Scope};
 
 /// What ended a conversation, where no reply did.
@@ -178,6 +179,47 @@ pub(super) fn is_trouble(reason: &Reason, anybody_accepted: bool) -> bool {
     matches!(reason.scope, Scope::Site | Scope::Session) || (asked_to_wait && !greylisted && !anybody_accepted)
 }
 
+/// Whether a host was met that has enough connections: 421 instead of a greeting (RFC 5321 section 3.8).
+pub(super) fn is_full(reason: &Reason) -> bool {
+    reason.phase == Phase::Greeting && reason.reply.as_ref().is_some_and(|reply| reply.code == 421)
+}
+
+/// Words by which a temporary refusal speaks of how much we send. Greylisting has none of them.
+const OF_PACE: [&str; 10] = [
+    "too many",
+    "too much",
+    "too fast",
+    "throttl",
+    "slow down",
+    "exceed",
+    "rate limit",
+    "unusual rate",
+    "rate of",
+    "limit reached",
+];
+
+/// Whether a refusal is for our pace, not for the sake of a recipient.
+fn is_of_pace(reason: &Reason) -> bool {
+    let Some(reply) = &reason.reply else { return false };
+    let text = reply.text.to_ascii_lowercase();
+    let too_many_here = reply.enhanced.is_some_and(|code| (code.subject, code.detail) == (5, 3));
+    reply.code / 100 == 4
+        && !too_many_here
+        && matches!(reason.phase, Phase::Mail | Phase::Rcpt | Phase::Data | Phase::Dot)
+        && OF_PACE.iter().any(|words| text.contains(words))
+}
+
+/// What the outcomes of an attempt say about how much the host takes.
+pub(super) fn pushback(outcomes: &[Outcome], trouble: Option<&Reason>, crowded: bool) -> Pushback {
+    let count = |which: fn(&Outcome) -> bool| outcomes.iter().filter(|outcome| which(outcome)).count();
+    let refused = count(|outcome| matches!(outcome, Outcome::Deferred(reason) if is_of_pace(reason)));
+    let relayed = count(|outcome| matches!(outcome, Outcome::Relayed { .. }));
+    let again = count(|outcome| *outcome == Outcome::NotTried);
+    let capped = again > 0 && relayed > 0 && trouble.is_none();
+    let transaction_cap = capped.then(|| u32::try_from(relayed).unwrap_or(u32::MAX));
+    Pushback { refused, transaction_cap, crowded }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::reply;
@@ -297,6 +339,22 @@ mod tests {
         assert!(!is_trouble(&refused(Phase::Rcpt, said("450 4.2.1 busy"), REMOTE), false));
         assert!(is_trouble(&refused(Phase::Rcpt, said("421 4.7.0 bye"), REMOTE), true));
         assert!(is_trouble(&broken(Phase::Connect, &Fault::Timeout, REMOTE), false));
+    }
+
+    #[test]
+    fn a_refusal_for_our_pace_is_told_from_greylisting_and_full_mailboxes() {
+        for (text, expected) in [
+            ("451 4.7.1 Too many recipients in a short time", true),
+            ("450 4.2.1 The user you are trying to contact is receiving mail at a rate that exceeds the limit", true),
+            ("451 4.7.650 The mail server has been temporarily rate limited due to IP reputation", true),
+            ("450 4.7.1 Greylisted, try again later", false),
+            ("450 4.2.0 Greylisted for 60 seconds, separate copies", false),
+            ("452 4.2.2 Mailbox full", false),
+            ("452 4.5.3 Too many recipients", false),
+            ("550 5.7.1 Too many complaints", false),
+        ] {
+            assert_eq!(is_of_pace(&refused(Phase::Rcpt, said(text), REMOTE)), expected, "{text}");
+        }
     }
 
     #[test]

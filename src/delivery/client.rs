@@ -4,7 +4,7 @@
 //! unasked-for is found before the next command is written, so a reply is never taken for the answer to another command.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -36,6 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub(super) struct Peer {
     /// Its address.
     pub(super) address: SocketAddr,
+    /// Our own address.
+    pub(super) local: Option<IpAddr>,
     /// `host[address]:port`, as in [`Reason::remote`](crate::outcome::Reason::remote).
     pub(super) remote: Box<str>,
     /// Its name, for SNI and for "another host than this one".
@@ -48,7 +50,7 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn new(host: &str, address: SocketAddr, lmtp: bool, may_be_us: bool) -> Peer {
-        Peer { address, remote: remote(host, address), host: host.into(), lmtp, may_be_us }
+        Peer { address, local: None, remote: remote(host, address), host: host.into(), lmtp, may_be_us }
     }
 }
 
@@ -61,15 +63,24 @@ pub(super) fn remote(host: &str, address: SocketAddr) -> Box<str> {
 #[derive(Clone, Copy)]
 pub(super) struct Manners<'a> {
     /// The name we give.
+    pub(super) helo: &'a str,
+    /// The name that our own listeners give, by which we recognise ourselves.
     pub(super) hostname: &'a str,
     /// Per command.
     pub(super) timeouts: &'a Timeouts,
     /// For STARTTLS; `None` to go without.
-    pub(super) tls: Option<&'a TlsConnector>,
-    /// Whether a session in clear is none.
-    pub(super) tls_required: bool,
+    pub(super) tls: Option<StartTls<'a>>,
     /// With which we make ourselves known (RFC 4954).
     pub(super) credentials: Option<&'a Credentials>,
+}
+
+/// How STARTTLS is to go.
+#[derive(Clone, Copy)]
+pub(super) struct StartTls<'a> {
+    /// Shakes hands.
+    pub(super) connector: &'a TlsConnector,
+    /// Whether a host without it will not do.
+    pub(super) mandatory: bool,
 }
 
 /// How opening a session failed.
@@ -77,6 +88,8 @@ pub(super) struct Manners<'a> {
 pub(super) enum OpenError {
     /// STARTTLS was agreed on and failed: a new connection in clear may do.
     Tls(Setback),
+    /// STARTTLS is mandatory, and the host does not offer it or has taken the offer back.
+    NoTls,
     /// This host will not do.
     Setback(Setback),
 }
@@ -103,33 +116,20 @@ impl Session {
             return Err(OpenError::Setback(setback));
         }
         let mut session = match manners.tls {
-            Some(connector) if session.capabilities.start_tls => session.start_tls(connector, manners).await?,
+            Some(tls) if session.capabilities.start_tls => session.start_tls(tls, manners).await?,
+            Some(tls) if tls.mandatory => {
+                session.farewell(manners.timeouts.quit).await;
+                return Err(OpenError::NoTls);
+            }
             _ => session,
         };
-        if let Err(setback) = session.satisfy(manners).await {
+        if let Some(credentials) = manners.credentials
+            && let Err(setback) = session.authenticate(credentials, manners).await
+        {
             session.farewell(manners.timeouts.quit).await;
             return Err(OpenError::Setback(setback));
         }
         Ok(session)
-    }
-
-    /// What the operator demands of the session before any mail.
-    async fn satisfy(&mut self, manners: Manners<'_>) -> Result<(), Setback> {
-        let encrypted = matches!(self.client.stream.get_ref(), Wire::Tls(_));
-        if manners.tls_required && !encrypted {
-            let text = "TLS is required, and the host does not offer it";
-            return Err(classify::decided(
-                Phase::Tls,
-                Scope::Site,
-                Enhanced::new(4, 7, 5),
-                text,
-                Some(&self.peer.remote),
-            ));
-        }
-        match manners.credentials {
-            Some(credentials) => self.authenticate(credentials, manners).await,
-            None => Ok(()),
-        }
     }
 
     /// AUTH PLAIN with an initial response (RFC 4954 section 4, RFC 4616). A refusal is temporary: the password may be ours
@@ -178,7 +178,7 @@ impl Session {
     }
 
     async fn say_hello(&mut self, verb: &str, manners: Manners<'_>) -> Result<Reply, Setback> {
-        let line = format!("{verb} {}\r\n", manners.hostname);
+        let line = format!("{verb} {}\r\n", manners.helo);
         let reply = self.command(line.as_bytes(), manners.timeouts.hello).await;
         reply.map_err(|fault| classify::unusable(Phase::Hello, &fault, &self.peer.remote))
     }
@@ -192,12 +192,16 @@ impl Session {
         Err(classify::decided(phase, Scope::Site, Enhanced::new(5, 4, 6), text, Some(&self.peer.remote)))
     }
 
-    /// STARTTLS (RFC 3207). A host that takes its offer back goes on in clear; what was learned before the handshake is
-    /// forgotten.
-    async fn start_tls(mut self, connector: &TlsConnector, manners: Manners<'_>) -> Result<Session, OpenError> {
+    /// STARTTLS (RFC 3207). A host that takes its offer back goes on in clear, unless TLS is mandatory; what was learned before
+    /// the handshake is forgotten.
+    async fn start_tls(mut self, tls: StartTls<'_>, manners: Manners<'_>) -> Result<Session, OpenError> {
         match self.agree_on_tls(manners).await {
             Ok(true) => {}
-            Ok(false) => return Ok(self),
+            Ok(false) if !tls.mandatory => return Ok(self),
+            Ok(false) => {
+                self.farewell(manners.timeouts.quit).await;
+                return Err(OpenError::NoTls);
+            }
             Err(error) => {
                 self.farewell(manners.timeouts.quit).await;
                 return Err(error);
@@ -207,7 +211,7 @@ impl Session {
         let Wire::Plain(tcp) = client.stream.into_inner() else {
             unreachable!("TLS is started once, on a connection in clear")
         };
-        let handshake = timeout(manners.timeouts.hello, tls::handshake(connector, &peer.host, tcp)).await;
+        let handshake = timeout(manners.timeouts.hello, tls::handshake(tls.connector, &peer.host, tcp)).await;
         let wire = handshake.unwrap_or(Err(Fault::Tls("timed out".into())));
         let wire = wire.map_err(|fault| OpenError::Tls(classify::unusable(Phase::Tls, &fault, &peer.remote)))?;
         let mut session = Session::over(wire, peer);
@@ -287,7 +291,7 @@ impl Session {
 
     /// Sends the content in as few writes as the socket takes, without copying it. `Err(true)`: all of it, the final dot
     /// included, was handed to the system before the failure, so that it may have arrived.
-    pub(super) async fn send_content(&mut self, parts: [&[u8]; 3], block: Duration) -> Result<(), (bool, Fault)> {
+    pub(super) async fn send_content(&mut self, parts: [&[u8]; 4], block: Duration) -> Result<(), (bool, Fault)> {
         let stream = &mut self.client.stream;
         write_all_vectored(stream, parts, block).await.map_err(|fault| (false, fault))?;
         let flushing = timeout(block, stream.flush()).await;
@@ -322,7 +326,7 @@ impl Session {
 
 /// Writes all parts. Each write may take `block` at most, and all of them as long as the slowest peer that is put up with,
 /// beside the time for which our own uplink holds them.
-async fn write_all_vectored(stream: &mut OneLine<Wire>, parts: [&[u8]; 3], block: Duration) -> Result<(), Fault> {
+async fn write_all_vectored(stream: &mut OneLine<Wire>, parts: [&[u8]; 4], block: Duration) -> Result<(), Fault> {
     let octets: usize = parts.iter().map(|part| part.len()).sum();
     let deadline = Instant::now() + block + Duration::from_secs(octets as u64 / CONTENT_RATE_MIN);
     let held_before = stream.get_ref().held();

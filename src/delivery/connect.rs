@@ -10,21 +10,24 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rand::seq::SliceRandom;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
-use tokio_rustls::TlsConnector;
 
 use super::classify::{self, Fault, Setback};
-use super::client::{Manners, OpenError, Peer, Session, remote};
+use super::client::{Manners, OpenError, Peer, Session, StartTls, remote};
 use super::metered::Metered;
 use super::metrics::Metrics;
-use super::options::{Options, TlsMode};
+use super::options::{Options, Source};
+use super::policy::{Demands, Policy};
 use super::pool::{Pool, Slot};
+use super::source::{self, Health};
 use super::suspects::Suspects;
-use crate::attempt::{Limits, Partner, PartnerTls, Route, Site};
+use super::tls::Connectors;
+use crate::attempt::{Attempt, Limits, Partner, Route, Site};
 use crate::budget::{Lane, Uplink};
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
 use crate::route::Resolver;
@@ -40,13 +43,13 @@ pub(super) struct Means {
     pub(super) resolver: Resolver,
     pub(super) uplink: Uplink,
     pub(super) pool: Pool,
-    pub(super) tls: TlsConnector,
-    /// Demands a certificate for the host's name.
-    pub(super) verified_tls: TlsConnector,
+    pub(super) tls: ArcSwap<Connectors>,
     /// Addresses that could not be reached.
     pub(super) unreachable: Suspects,
     /// Addresses whose STARTTLS is broken: spoken to in clear for a while.
     pub(super) broken_tls: Suspects,
+    /// Addresses of ours.
+    pub(super) sources: Health,
     pub(super) metrics: Metrics,
 }
 
@@ -65,8 +68,12 @@ pub(super) struct Course<'a> {
     means: &'a Means,
     options: &'a Options,
     limits: &'a Limits,
+    provider: &'a Arc<str>,
     lane: Lane,
-    partner: Option<Arc<Partner>>,
+    partner: Option<&'a Partner>,
+    /// Where to dial from; `None`: the system chooses.
+    source: Option<&'a Arc<Source>>,
+    demands: &'a Demands,
     hops: VecDeque<Hop>,
     /// Hosts of which every address failed lately.
     postponed: VecDeque<(Hop, VecDeque<SocketAddr>)>,
@@ -81,16 +88,26 @@ pub(super) struct Course<'a> {
 }
 
 impl<'a> Course<'a> {
-    pub(super) fn new(means: &'a Means, options: &'a Options, site: &Site, limits: &'a Limits) -> Course<'a> {
+    pub(super) fn new(
+        means: &'a Means,
+        options: &'a Options,
+        attempt: &'a Attempt,
+        source: Option<&'a Arc<Source>>,
+        demands: &'a Demands,
+    ) -> Course<'a> {
+        let site = &attempt.site;
         let timeouts = &options.timeouts;
         let addresses_left = means.resolver.address_limit();
         let dialling = timeouts.connect.saturating_mul(u32::try_from(addresses_left).unwrap_or(u32::MAX));
         Course {
             means,
             options,
-            limits,
+            limits: &attempt.limits,
+            provider: &site.provider,
             lane: lane(site),
             partner: partner(site),
+            source,
+            demands,
             hops: hops(site, options.port),
             postponed: VecDeque::new(),
             current: None,
@@ -180,7 +197,7 @@ impl<'a> Course<'a> {
                 }
             };
             let now = Instant::now();
-            let suspect = |address: &SocketAddr| self.means.unreachable.is_suspect(address.ip(), now);
+            let suspect = |address: &SocketAddr| self.means.unreachable.is_suspect(&address.ip(), now);
             addresses.sort_by_key(suspect);
             let hopeless = addresses.iter().all(suspect);
             let entry = (hop, VecDeque::from(addresses));
@@ -201,73 +218,121 @@ impl<'a> Course<'a> {
             false => resolver.addresses(&hop.host, hop.port).await,
         };
         self.resolving += started.elapsed();
-        found
+        found.and_then(|addresses| self.reachable(hop, addresses))
     }
 
-    /// Dials the host and opens a session with it, in clear on a new connection where TLS fails (RFC 7435 section 3).
+    /// Of a source without an IPv6 address nothing leaves for one.
+    fn reachable(&self, hop: &Hop, mut addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Reason> {
+        let Some(source) = self.source else { return Ok(addresses) };
+        addresses.retain(|address| source.reaches(address));
+        if addresses.is_empty() {
+            let text = format!("source {} has no address of the family of {}", source.name, hop.host);
+            return Err(source::unusable(&text).reason);
+        }
+        Ok(addresses)
+    }
+
+    /// A socket to dial this address with.
+    fn socket(&self, to: SocketAddr) -> Result<TcpSocket, Setback> {
+        match self.source {
+            Some(source) => self.means.sources.bind(source, self.provider, to),
+            None => source::unbound(to).map_err(|error| source::unusable(&error.to_string())),
+        }
+    }
+
+    /// Dials the host and opens a session with it, under the policy that holds there.
     async fn try_host(
         &mut self,
         hop: &Hop,
         addresses: &mut VecDeque<SocketAddr>,
         slot: &Slot,
     ) -> Result<Session, Setback> {
+        let policy = match self.demands.at(&hop.host, hop.port, &self.means.resolver).await {
+            Ok(policy) => policy,
+            Err(setback) => {
+                addresses.clear();
+                self.count_tls("discovery", "refused");
+                return Err(setback);
+            }
+        };
         let (stream, address) = self.race(hop, addresses, slot).await?;
         // A partner that bears our name is ourselves; a list host may run on this very machine.
-        let peer = Peer::new(&hop.host, address, hop.lmtp, !hop.declared || self.partner.is_some());
-        let opened = match self.open(stream, peer.clone(), self.tls(address)).await {
-            Err(OpenError::Tls(setback)) if self.partner.is_none() => self.fall_back(peer, setback, slot).await,
-            Err(OpenError::Tls(setback)) => Err(setback),
+        let may_be_us = !hop.declared || self.partner.is_some();
+        let mut peer = Peer::new(&hop.host, address, hop.lmtp, may_be_us);
+        peer.local = stream.local_addr().ok().map(|local| local.ip());
+        let local = peer.local;
+        let opened = match self.open(stream, peer.clone(), &policy).await {
+            Err(OpenError::Tls(setback)) if policy.tolerates_clear() => {
+                self.fall_back(peer, setback, slot, &policy).await
+            }
+            Err(OpenError::Tls(setback)) => return Err(self.insecure(&policy, setback)),
+            Err(OpenError::NoTls) => return Err(self.unencrypted(&policy, &peer)),
             Err(OpenError::Setback(setback)) => Err(setback),
             Ok(session) => Ok(session),
         };
-        if opened.is_err() {
+        if let Err(setback) = &opened {
+            self.means.sources.learn(self.source.map(|source| &**source), local, self.provider, &setback.reason);
             // Next time another host may come first.
             self.means.unreachable.failed(address.ip(), Instant::now());
         }
         opened
     }
 
-    /// How TLS is begun with this address; `None`: not at all.
-    fn tls(&self, address: SocketAddr) -> Option<&'a TlsConnector> {
-        match self.partner.as_ref().map(|partner| partner.tls) {
-            Some(PartnerTls::Off) => None,
-            Some(PartnerTls::Required) => Some(&self.means.tls),
-            Some(PartnerTls::Verified) => Some(&self.means.verified_tls),
-            None if self.options.tls == TlsMode::Off => None,
-            None if self.means.broken_tls.is_suspect(address.ip(), Instant::now()) => None,
-            None => Some(&self.means.tls),
-        }
+    /// Nothing goes in clear after a handshake that the policy wanted to succeed.
+    fn insecure(&self, policy: &Policy, setback: Setback) -> Setback {
+        self.count_tls(policy.as_str(), "handshake_failed");
+        self.demands.insecure(setback)
     }
 
-    async fn open(&self, stream: TcpStream, peer: Peer, tls: Option<&TlsConnector>) -> Result<Session, OpenError> {
-        let partner = self.partner.as_deref();
-        let manners = Manners {
-            hostname: &self.options.hostname,
-            timeouts: &self.options.timeouts,
-            tls,
-            tls_required: partner.is_some_and(|partner| partner.tls != PartnerTls::Off),
-            credentials: partner.and_then(|partner| partner.credentials.as_ref()),
-        };
+    fn unencrypted(&self, policy: &Policy, peer: &Peer) -> Setback {
+        self.count_tls(policy.as_str(), "not_offered");
+        self.demands.unencrypted(policy, &peer.remote)
+    }
+
+    fn count_tls(&self, policy: &str, verdict: &str) {
+        self.means.metrics.tls.with_label_values(&[policy, verdict]).inc();
+    }
+
+    /// An address whose TLS is known to be broken is spoken to in clear, where that may be.
+    async fn open(&self, stream: TcpStream, peer: Peer, policy: &Policy) -> Result<Session, OpenError> {
+        let mandatory = !policy.tolerates_clear();
+        let broken = !mandatory && self.means.broken_tls.is_suspect(&peer.address.ip(), Instant::now());
+        let connector = if broken { None } else { self.means.tls.load().connector(policy) };
+        let tls = connector.as_ref().map(|connector| StartTls { connector, mandatory });
+        let hostname = &self.options.hostname;
+        let helo = self.source.map_or(hostname, |source| &source.hostname);
+        let credentials = self.partner.and_then(|partner| partner.credentials.as_ref());
+        let manners = Manners { helo, hostname, timeouts: &self.options.timeouts, tls, credentials };
         let stream = Metered::new(stream, self.means.uplink.clone(), self.lane);
         let session = Session::open(stream, peer, manners).await?;
         self.means.metrics.sessions.with_label_values(&["open"]).inc();
         Ok(session)
     }
 
-    async fn fall_back(&mut self, peer: Peer, setback: Setback, slot: &Slot) -> Result<Session, Setback> {
+    /// On in clear, on a new connection, where TLS fails (RFC 7435 section 3).
+    async fn fall_back(
+        &mut self,
+        peer: Peer,
+        setback: Setback,
+        slot: &Slot,
+        policy: &Policy,
+    ) -> Result<Session, Setback> {
         self.means.broken_tls.failed(peer.address.ip(), Instant::now());
-        self.means.metrics.tls.with_label_values(&["fallback"]).inc();
+        self.count_tls(policy.as_str(), "fallback");
         tracing::info!(remote = %peer.remote, reason = %setback.reason, "TLS failed; going on in clear");
         if !self.means.pool.paced(slot, self.limits, self.until).await {
             return Err(setback);
         }
-        let stream = dial(peer.address, self.options.timeouts.connect, self.options.timeouts.block).await;
+        let socket = self.socket(peer.address)?;
+        let stream = dial(socket, peer.address, self.options.timeouts.connect, self.options.timeouts.block).await;
         let stream = self
             .judge_dial(peer.address, stream)
             .map_err(|fault| classify::unusable(Phase::Connect, &fault, &peer.remote))?;
-        match self.open(stream, peer, None).await {
+        let local = stream.local_addr().ok().map(|local| local.ip());
+        match self.open(stream, Peer { local, ..peer }, &Policy::Off).await {
             Ok(session) => Ok(session),
             Err(OpenError::Setback(setback) | OpenError::Tls(setback)) => Err(setback),
+            Err(OpenError::NoTls) => Err(setback),
         }
     }
 
@@ -288,7 +353,15 @@ impl<'a> Course<'a> {
             let may_dial = racing.len() <= spare.len() && self.addresses_left > 0 && Instant::now() < self.until;
             if may_dial && let Some(address) = addresses.pop_front() {
                 self.addresses_left -= 1;
-                racing.spawn(async move { (address, dial(address, timeouts.connect, timeouts.block).await) });
+                match self.socket(address) {
+                    Ok(socket) => drop(racing.spawn(async move {
+                        (address, dial(socket, address, timeouts.connect, timeouts.block).await)
+                    })),
+                    Err(setback) => {
+                        last = Some(setback);
+                        continue;
+                    }
+                }
             }
             if racing.is_empty() {
                 return Err(last.unwrap_or_else(|| self.untried(hop)));
@@ -326,7 +399,7 @@ impl<'a> Course<'a> {
         match result {
             Ok(stream) => {
                 dials.with_label_values(&["connected"]).inc();
-                self.means.unreachable.succeeded(address.ip());
+                self.means.unreachable.succeeded(&address.ip());
                 Ok(stream)
             }
             Err(error) => {
@@ -363,9 +436,9 @@ fn bury<T: 'static>(racing: JoinSet<T>, spare: Vec<Slot>) {
     });
 }
 
-fn partner(site: &Site) -> Option<Arc<Partner>> {
+fn partner(site: &Site) -> Option<&Partner> {
     match &site.route {
-        Route::Partner(partner) => Some(Arc::clone(partner)),
+        Route::Partner(partner) => Some(partner),
         Route::Mx(_) | Route::ListHost(_) => None,
     }
 }
@@ -420,8 +493,12 @@ fn hops(site: &Site, port: u16) -> VecDeque<Hop> {
 }
 
 /// Opens one TCP connection. No delay: an envelope or a final dot must not wait for the peer's delayed acknowledgement.
-async fn dial(address: SocketAddr, within: Duration, unacknowledged: Duration) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+async fn dial(
+    socket: TcpSocket,
+    address: SocketAddr,
+    within: Duration,
+    unacknowledged: Duration,
+) -> io::Result<TcpStream> {
     socket.set_nodelay(true)?;
     let stream = timeout(within, socket.connect(address)).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let options = SockRef::from(&stream);

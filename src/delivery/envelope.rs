@@ -26,7 +26,7 @@ pub(super) struct Matter<'a> {
     pub(super) attempt: &'a Attempt,
     /// The content, dot-stuffed.
     pub(super) content: &'a [u8],
-    /// Octets of the message with our Received line, as RFC 1870 counts them.
+    /// Octets of the message with our Received line and the signatures, as RFC 1870 counts them.
     pub(super) size: u64,
     /// Whether 8-bit content may go to a host without 8BITMIME.
     pub(super) pass_eight_bit: bool,
@@ -37,6 +37,7 @@ pub(super) struct Matter<'a> {
 /// # Errors
 /// A permanent setback if nobody of the attempt can be served by this host; another one may do.
 pub(super) fn plan(matter: &Matter<'_>, host: &Capabilities, remote: &str) -> Result<Plan, Setback> {
+    check_requiretls(matter, host, remote)?;
     check_size(matter, host, remote)?;
     check_body(matter, host, remote)?;
     check_utf8(matter, host, remote)?;
@@ -55,6 +56,14 @@ pub(super) fn plan(matter: &Matter<'_>, host: &Capabilities, remote: &str) -> Re
         plan.settled.push(settled);
     }
     if plan.named.is_empty() { Err(needs_utf8(remote)) } else { Ok(plan) }
+}
+
+/// The message goes only to hosts that promise to pass the demand on (RFC 8689 section 4.2.1).
+fn check_requiretls(matter: &Matter<'_>, host: &Capabilities, remote: &str) -> Result<(), Setback> {
+    if host.requiretls || !matter.attempt.envelope.params.requiretls {
+        return Ok(());
+    }
+    Err(unfit(Enhanced::new(5, 7, 30), "the message asks for REQUIRETLS and the host does not offer it", remote))
 }
 
 fn check_size(matter: &Matter<'_>, host: &Capabilities, remote: &str) -> Result<(), Setback> {
@@ -122,6 +131,9 @@ pub(super) fn write_mail(out: &mut Vec<u8>, matter: &Matter<'_>, host: &Capabili
     }
     if host.smtputf8 && params.smtputf8 {
         push(out, format_args!(" SMTPUTF8"));
+    }
+    if host.requiretls && params.requiretls {
+        push(out, format_args!(" REQUIRETLS"));
     }
     if host.dsn {
         write_dsn_of_mail(out, params);

@@ -11,7 +11,8 @@ pub(super) struct Metrics {
     pub(super) dials: IntCounterVec,
     /// Sessions, by how far they came: `open`, or the phase that failed.
     pub(super) sessions: IntCounterVec,
-    /// Certificates as a checking client would have judged them, and fallbacks to clear text.
+    /// By policy: certificates as they were judged, or would have been by a checking client; handshakes that failed; hosts
+    /// without STARTTLS; exchangers that a policy does not name; fallbacks to clear text.
     pub(super) tls: IntCounterVec,
     /// Waits for a connection that were in vain, by the limit that stopped them.
     pub(super) waits_in_vain: IntCounterVec,
@@ -38,7 +39,12 @@ impl Metrics {
             open,
             dials: counters("dials_total", "TCP connections begun, by result.", "result")?,
             sessions: counters("sessions_total", "Sessions opened, and hosts given up by phase.", "result")?,
-            tls: counters("tls_total", "Certificates as a checking client would judge them; fallbacks.", "verdict")?,
+            tls: {
+                let tls = Opts::new("posthaste_delivery_tls_total", "TLS towards next hops, by policy and verdict.");
+                let tls = IntCounterVec::new(tls, &["policy", "verdict"])?;
+                registry.register(Box::new(tls.clone()))?;
+                tls
+            },
             waits_in_vain: counters("waits_in_vain_total", "Attempts given back unserved, by limit.", "limit")?,
             transactions: counters("transactions_total", "Mail transactions, by age of the connection.", "connection")?,
             stale: counter("stale_connections_total", "Idle connections that turned out dead.")?,

@@ -2,7 +2,8 @@
 //!
 //! **The promise.** An attempt makes at most one accepted transaction, its report has one outcome for each recipient, and
 //! only a 2yz to the final dot makes one of them relayed. It ends within the timeouts of RFC 5321 section 4.5.3.2, whatever the
-//! peer does. Apart from our Received line the octets out are the octets in.
+//! peer does. Apart from our Received line and the signatures below it the octets out are
+//! the octets in.
 //!
 //! ```text
 //! attempt -> pool (a connection, or the right to open one) -> connect (host, address, race) -> client (greeting, EHLO, TLS)
@@ -15,14 +16,17 @@ mod capabilities;
 mod classify;
 mod client;
 mod connect;
+mod dane;
 mod envelope;
 mod metered;
 mod metrics;
 mod options;
 mod pace;
+mod policy;
 mod pool;
 mod received;
 mod reply;
+mod source;
 mod stream;
 mod suspects;
 #[cfg(test)]
@@ -43,15 +47,26 @@ use tokio::time::Instant;
 
 use self::connect::{Course, Means};
 use self::metrics::Metrics;
-use self::pool::{Checkout, Connection, Pool, Slot};
+use self::policy::Demands;
+use self::pool::{Checkout, Connection, Pool, Slot, Wanted};
 use self::suspects::Suspects;
+use self::tls::Connectors;
 use self::transaction::{Conclusion, End};
-use crate::attempt::{Attempt, AttemptReport, Delays};
+use crate::attempt::{Attempt, AttemptReport, Delays, Route};
 use crate::budget::{Descriptors, Uplink};
 use crate::outcome::{Outcome, Reason};
 use crate::route::Resolver;
 
-pub use options::{Options, Timeouts, TlsMode};
+pub use options::{Options, Source, Timeouts, TlsMode, TlsRule};
+
+/// What goes over the wire after DATA, beside our Received line.
+#[derive(Clone, Debug, Default)]
+pub struct Outgoing {
+    /// Header fields that go above the content: signatures. No line of it begins with a dot, and each ends in CRLF.
+    pub prefix: Bytes,
+    /// The content, dot-stuffed; ends in CRLF unless it is empty.
+    pub content: Bytes,
+}
 
 /// Addresses remembered as unreachable, or as having a broken TLS.
 const SUSPECTS_MAX: usize = 10_000;
@@ -82,14 +97,15 @@ impl Delivery {
         registry: &Registry,
     ) -> Result<Delivery, prometheus::Error> {
         let metrics = Metrics::new(registry)?;
+        let tls = Connectors::new(options.roots.as_deref(), metrics.tls.clone());
         let means = Means {
             resolver,
             uplink,
             pool: Pool::new(options.connections, descriptors, metrics.clone()),
-            tls: tls::connector(metrics.tls.clone()),
-            verified_tls: tls::verified_connector(),
+            tls: ArcSwap::from_pointee(tls),
             unreachable: Suspects::new(UNREACHABLE.0, UNREACHABLE.1, SUSPECTS_MAX),
             broken_tls: Suspects::new(BROKEN_TLS.0, BROKEN_TLS.1, SUSPECTS_MAX),
+            sources: source::Health::new(registry)?,
             metrics,
         };
         Ok(Delivery(Arc::new(Inner { options: ArcSwap::from_pointee(options), means })))
@@ -97,19 +113,25 @@ impl Delivery {
 
     /// Takes new options for the attempts to come.
     pub fn reload(&self, options: Options) {
-        self.0.means.pool.set_connections(options.connections);
+        let means = &self.0.means;
+        means.pool.set_connections(options.connections);
+        means.tls.store(Arc::new(Connectors::new(options.roots.as_deref(), means.metrics.tls.clone())));
         self.0.options.store(Arc::new(options));
     }
 
-    /// Makes one attempt. `content` is dot-stuffed and ends in CRLF unless it is empty.
-    pub async fn attempt(&self, attempt: Attempt, content: Bytes) -> AttemptReport {
+    /// Makes one attempt.
+    pub async fn attempt(&self, attempt: Attempt, outgoing: Outgoing) -> AttemptReport {
         let options = self.0.options.load_full();
-        let mut run = Run::new(&self.0.means, &options, &attempt, &content);
+        let waiting = Instant::now();
+        let demands = Demands::of(&attempt, &outgoing.content, &options, &self.0.means.resolver).await;
+        let mut run = Run::new(&self.0.means, &options, &attempt, &demands, &outgoing);
+        run.delays.wait = waiting.elapsed();
         let conclusion = run.conclude().await;
         let Run { delays, peer, bytes, transaction, .. } = run;
         self.count(&attempt, &conclusion, bytes);
-        let Conclusion { outcomes, trouble, .. } = conclusion;
-        AttemptReport { attempt, outcomes, trouble, delays, peer, bytes, transaction }
+        let Conclusion { outcomes, trouble, crowded, .. } = conclusion;
+        let pushback = classify::pushback(&outcomes, trouble.as_ref(), crowded);
+        AttemptReport { attempt, outcomes, trouble, pushback, delays, peer, bytes, transaction }
     }
 
     fn count(&self, attempt: &Attempt, conclusion: &Conclusion, bytes: u64) {
@@ -153,7 +175,9 @@ struct Run<'a> {
     means: &'a Means,
     options: &'a Options,
     attempt: &'a Attempt,
-    content: &'a [u8],
+    demands: &'a Demands,
+    outgoing: &'a Outgoing,
+    source: Option<&'a Arc<Source>>,
     delays: Delays,
     peer: Option<SocketAddr>,
     bytes: u64,
@@ -161,8 +185,30 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(means: &'a Means, options: &'a Options, attempt: &'a Attempt, content: &'a [u8]) -> Run<'a> {
-        Run { means, options, attempt, content, delays: Delays::default(), peer: None, bytes: 0, transaction: false }
+    fn new(
+        means: &'a Means,
+        options: &'a Options,
+        attempt: &'a Attempt,
+        demands: &'a Demands,
+        outgoing: &'a Outgoing,
+    ) -> Run<'a> {
+        // Bounces have a lane of their own; a partner may know us by the system's choice of address.
+        let source = match attempt.site.route {
+            Route::Mx(_) => options.source_for(&attempt.envelope.list_host, &attempt.site.provider),
+            Route::ListHost(_) | Route::Partner(_) => None,
+        };
+        Run {
+            means,
+            options,
+            attempt,
+            demands,
+            outgoing,
+            source,
+            delays: Delays::default(),
+            peer: None,
+            bytes: 0,
+            transaction: false,
+        }
     }
 
     /// Goes from connection to connection until one has carried the transaction or none is left: on from an idle one that
@@ -191,7 +237,8 @@ impl<'a> Run<'a> {
     async fn checkout(&mut self, fresh: bool) -> Option<Checkout> {
         let waiting = Instant::now();
         let Attempt { site, limits, .. } = self.attempt;
-        let checkout = self.means.pool.checkout(site, limits, fresh, self.options.timeouts.quit).await;
+        let wanted = Wanted { site, lane: &self.demands.lane, limits, source: self.source, fresh };
+        let checkout = self.means.pool.checkout(wanted, self.options.timeouts.quit).await;
         self.delays.wait += waiting.elapsed();
         checkout
     }
@@ -204,11 +251,11 @@ impl<'a> Run<'a> {
         let resolving = course.resolving - before;
         self.delays.wait += resolving;
         self.delays.connect += started.elapsed() - resolving;
-        opened.map(|(session, slot)| Connection::new(session, slot))
+        opened.map(|(session, slot)| Connection::new(session, slot, self.source.cloned()))
     }
 
     fn course(&self) -> Course<'a> {
-        Course::new(self.means, self.options, &self.attempt.site, &self.attempt.limits)
+        Course::new(self.means, self.options, self.attempt, self.source, self.demands)
     }
 
     /// `None`: another connection must be found.
@@ -220,7 +267,7 @@ impl<'a> Run<'a> {
     ) -> Option<Conclusion> {
         let (started, written) = (Instant::now(), if reused { connection.session.written() } else { 0 });
         let means = transaction::Means {
-            content: self.content,
+            outgoing: self.outgoing,
             hostname: &self.options.hostname,
             timeouts: &self.options.timeouts,
             pass_eight_bit: self.options.pass_eight_bit,
@@ -229,14 +276,18 @@ impl<'a> Run<'a> {
         let end = transaction::run(&mut connection.session, self.attempt, means, reused).await;
         self.delays.transmit += started.elapsed();
         self.bytes += connection.session.written() - written;
-        let (site, limits, quit) = (&self.attempt.site, &self.attempt.limits, self.options.timeouts.quit);
+        let (lane, limits, quit) = (&self.demands.lane, &self.attempt.limits, self.options.timeouts.quit);
         match end {
             End::Done(conclusion) => {
+                if let Some(trouble) = &conclusion.trouble {
+                    let (source, local) = (connection.source.as_deref(), connection.session.peer.local);
+                    self.means.sources.learn(source, local, &self.attempt.site.provider, trouble);
+                }
                 self.transaction = true;
                 let kind = if reused { "reused" } else { "new" };
                 self.means.metrics.transactions.with_label_values(&[kind]).inc();
                 match conclusion.reusable {
-                    true => self.means.pool.checkin(connection, site, limits, quit),
+                    true => self.means.pool.checkin(connection, lane, limits, quit),
                     false => connection.close(Some(quit)),
                 }
                 Some(conclusion)
@@ -249,7 +300,7 @@ impl<'a> Run<'a> {
             }
             End::Unfit(setback) => {
                 course.get_or_insert_with(|| self.course()).unfit(&connection.session.peer.host, setback);
-                self.means.pool.checkin(connection, site, limits, quit);
+                self.means.pool.checkin(connection, lane, limits, quit);
                 None
             }
         }
@@ -259,11 +310,15 @@ impl<'a> Run<'a> {
     fn unreached(&self, course: Option<Course<'a>>) -> Conclusion {
         let setback = course.unwrap_or_else(|| self.course()).verdict();
         let trouble: Option<Reason> = classify::is_trouble(&setback.reason, true).then(|| setback.reason.clone());
-        Conclusion { outcomes: vec![setback.into_outcome(); self.attempt.recipients.len()], trouble, reusable: false }
+        // While others of ours are open the site is well, and only this connection was one too many.
+        let crowded = classify::is_full(&setback.reason) && self.means.pool.has_open(&self.attempt.site.provider);
+        let outcome = if crowded { Outcome::NotTried } else { setback.into_outcome() };
+        Conclusion { outcomes: vec![outcome; self.attempt.recipients.len()], trouble, reusable: false, crowded }
     }
 
     /// No connection came free in time, or we are closing down.
     fn untried(&self) -> Conclusion {
-        Conclusion { outcomes: vec![Outcome::NotTried; self.attempt.recipients.len()], trouble: None, reusable: false }
+        let outcomes = vec![Outcome::NotTried; self.attempt.recipients.len()];
+        Conclusion { outcomes, trouble: None, reusable: false, crowded: false }
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! **The promise:** a provider never has more connections of ours than its ceiling, counting busy, idle, opening and closing
 //! ones. A [`Slot`] is the right to one connection; it is held from before the dial until the peer has closed, and only then
-//! given to another. At the ceiling an idle connection of another site of the same provider makes room; at the bound of all
-//! connections or of descriptors, an idle one of anybody.
+//! given to another. At the ceiling an idle connection of another site or source of the same provider makes room; at the bound
+//! of all connections or of descriptors, an idle one of anybody.
+//!
+//! Connections that were opened under different obligations of TLS are never mixed, even to the same site: each has a *lane*.
 //!
 //! Waiting is bounded by [`WAIT_MAX`]; what waited in vain is counted and offered again by dispatch.
 
@@ -17,6 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::client::Session;
 use super::metrics::Metrics;
+use super::options::Source;
 use super::pace::Pace;
 use crate::attempt::{Limits, Route, Site};
 use crate::budget::{Descriptors, Lease, Use};
@@ -60,12 +63,14 @@ impl Drop for Place {
 pub(super) struct Connection {
     pub(super) session: Box<Session>,
     slot: Slot,
+    /// Where it comes from; it serves only what goes out from there.
+    pub(super) source: Option<Arc<Source>>,
     transactions: u32,
 }
 
 impl Connection {
-    pub(super) fn new(session: Session, slot: Slot) -> Connection {
-        Connection { session: Box::new(session), slot, transactions: 0 }
+    pub(super) fn new(session: Session, slot: Slot, source: Option<Arc<Source>>) -> Connection {
+        Connection { session: Box::new(session), slot, source, transactions: 0 }
     }
 
     /// Closes it, politely; the slot is free for another dial once the peer has closed too.
@@ -86,6 +91,21 @@ impl Connection {
     }
 }
 
+/// What an attempt looks for.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// Whom to be connected with.
+    pub(super) site: &'a Site,
+    /// The name under which idle ones may be shared: the site's, and what is asked of its TLS.
+    pub(super) lane: &'a str,
+    /// Its provider's ceilings.
+    pub(super) limits: &'a Limits,
+    /// Where to come from: connections of another source do not serve.
+    pub(super) source: Option<&'a Arc<Source>>,
+    /// Not a connection that has lain idle.
+    pub(super) fresh: bool,
+}
+
 /// What an attempt may use.
 pub(super) enum Checkout {
     /// A connection that has lain idle.
@@ -95,7 +115,7 @@ pub(super) enum Checkout {
 }
 
 struct Idle {
-    site: Arc<str>,
+    lane: Arc<str>,
     connection: Connection,
     until: Instant,
 }
@@ -139,10 +159,11 @@ impl Provider {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn turn(&self, site: &Site, limits: &Limits, fresh: bool) -> Turn {
+    fn turn(&self, wanted: Wanted<'_>) -> Turn {
         let now = Instant::now();
         let mut state = self.state();
-        if !fresh && let Some(connection) = state.take_idle(&site.name, now) {
+        let Wanted { limits, .. } = wanted;
+        if let Some(connection) = state.take_idle(wanted, now) {
             return Turn::Reuse(connection);
         }
         let full = state.open >= limits.connections.max(1);
@@ -161,9 +182,12 @@ impl Provider {
 }
 
 impl State {
-    /// The connection of this site that was used last: the others may then end.
-    fn take_idle(&mut self, site: &str, now: Instant) -> Option<Connection> {
-        let at = self.idle.iter().rposition(|idle| *idle.site == *site && now < idle.until)?;
+    /// The fitting connection that was used last: the others may then end.
+    fn take_idle(&mut self, wanted: Wanted<'_>, now: Instant) -> Option<Connection> {
+        let fits = |idle: &Idle| {
+            *idle.lane == *wanted.lane && idle.connection.source.as_ref() == wanted.source && now < idle.until
+        };
+        let at = self.idle.iter().rposition(|idle| !wanted.fresh && fits(idle))?;
         Some(self.idle.remove(at).connection)
     }
 
@@ -236,9 +260,9 @@ impl Pool {
         shared.capacity.store(after, Ordering::Relaxed);
     }
 
-    /// A connection or the right to open one. `fresh`: not one that has lain idle. `None` if the wait was in vain.
-    pub(super) async fn checkout(&self, site: &Site, limits: &Limits, fresh: bool, quit: Duration) -> Option<Checkout> {
-        let provider = self.provider(&site.provider);
+    /// A connection or the right to open one. `None` if the wait was in vain.
+    pub(super) async fn checkout(&self, wanted: Wanted<'_>, quit: Duration) -> Option<Checkout> {
+        let provider = self.provider(&wanted.site.provider);
         let deadline = Instant::now() + WAIT_MAX;
         loop {
             if self.0.closing.load(Ordering::Acquire) {
@@ -247,7 +271,7 @@ impl Pool {
             let changed = provider.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            match provider.turn(site, limits, fresh) {
+            match provider.turn(wanted) {
                 Turn::Reuse(mut connection) => {
                     if !connection.session.is_disturbed() {
                         return Some(Checkout::Reused(connection));
@@ -256,7 +280,9 @@ impl Pool {
                     connection.close(None);
                 }
                 Turn::Replace(idle) => return Some(Checkout::Dial(idle.farewell(quit).await)),
-                Turn::Open => return self.dial(&provider, &site.route, deadline, quit).await.map(Checkout::Dial),
+                Turn::Open => {
+                    return self.dial(&provider, &wanted.site.route, deadline, quit).await.map(Checkout::Dial);
+                }
                 Turn::Wait(_) if Instant::now() >= deadline => return self.in_vain("provider"),
                 Turn::Wait(at) => {
                     let until = at.map_or(deadline, |at| at.min(deadline));
@@ -341,7 +367,7 @@ impl Pool {
     }
 
     /// Takes a connection back after a transaction: kept for the next one, or closed where it has served its time.
-    pub(super) fn checkin(&self, mut connection: Connection, site: &Site, limits: &Limits, quit: Duration) {
+    pub(super) fn checkin(&self, mut connection: Connection, lane: &Arc<str>, limits: &Limits, quit: Duration) {
         connection.transactions += 1;
         let most = connection.session.capabilities.mail_max.unwrap_or(u32::MAX).min(limits.messages_per_connection);
         let wanted = self.0.waiting.load(Ordering::Acquire) > 0 || self.0.closing.load(Ordering::Acquire);
@@ -355,9 +381,14 @@ impl Pool {
             drop(state);
             return connection.close(Some(quit));
         }
-        state.idle.push(Idle { site: Arc::clone(&site.name), connection, until });
+        state.idle.push(Idle { lane: Arc::clone(lane), connection, until });
         drop(state);
         provider.changed.notify_waiters();
+    }
+
+    /// Whether any connection of a provider is open, opening or closing.
+    pub(super) fn has_open(&self, provider: &Arc<str>) -> bool {
+        self.0.providers.get(provider).is_some_and(|provider| provider.state().open > 0)
     }
 
     fn provider(&self, name: &Arc<str>) -> Arc<Provider> {

@@ -1,17 +1,18 @@
-//! Addresses that failed lately, so that they are tried last (RFC 5321 section 4.5.4.1), or in another way. Bounded; what
+//! Addresses (or whatever else) that failed lately, so that they are tried last (RFC 5321 section 4.5.4.1), or in another way. Bounded; what
 //! does not fit is not remembered, which costs a wait and nothing else.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A memory of failures by address.
+/// A memory of failures by address, or by another key.
 #[derive(Debug)]
-pub(super) struct Suspects {
-    marks: Mutex<HashMap<IpAddr, Mark>>,
+pub(super) struct Suspects<K = IpAddr> {
+    marks: Mutex<HashMap<K, Mark>>,
     first: Duration,
     longest: Duration,
     capacity: usize,
@@ -23,42 +24,42 @@ struct Mark {
     span: Duration,
 }
 
-impl Suspects {
+impl<K: Hash + Eq> Suspects<K> {
     /// A mark lasts `first`, twice as long at each failure after it, `longest` at most.
-    pub(super) fn new(first: Duration, longest: Duration, capacity: usize) -> Suspects {
+    pub(super) fn new(first: Duration, longest: Duration, capacity: usize) -> Suspects<K> {
         Suspects { marks: Mutex::default(), first, longest, capacity }
     }
 
     /// Notes a failure.
-    pub(super) fn failed(&self, ip: IpAddr, now: Instant) {
+    pub(super) fn failed(&self, key: K, now: Instant) {
         let mut marks = self.marks();
         if marks.len() >= self.capacity {
             marks.retain(|_, mark| now < mark.until);
         }
-        let span = match marks.get(&ip) {
+        let span = match marks.get(&key) {
             // Failures of connections that were begun together are one failure.
             Some(mark) if now < mark.until => return,
             Some(mark) => (mark.span * 2).min(self.longest),
             None if marks.len() >= self.capacity => return,
             None => self.first,
         };
-        marks.insert(ip, Mark { until: now + span, span });
+        marks.insert(key, Mark { until: now + span, span });
     }
 
     /// Notes a success: the address is as good as any.
-    pub(super) fn succeeded(&self, ip: IpAddr) {
+    pub(super) fn succeeded(&self, key: &K) {
         let mut marks = self.marks();
         if !marks.is_empty() {
-            marks.remove(&ip);
+            marks.remove(key);
         }
     }
 
     /// Whether it failed lately.
-    pub(super) fn is_suspect(&self, ip: IpAddr, now: Instant) -> bool {
-        self.marks().get(&ip).is_some_and(|mark| now < mark.until)
+    pub(super) fn is_suspect(&self, key: &K, now: Instant) -> bool {
+        self.marks().get(key).is_some_and(|mark| now < mark.until)
     }
 
-    fn marks(&self) -> MutexGuard<'_, HashMap<IpAddr, Mark>> {
+    fn marks(&self) -> MutexGuard<'_, HashMap<K, Mark>> {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -79,15 +80,15 @@ mod tests {
         let start = Instant::now();
         suspects.failed(ip(1), start);
         suspects.failed(ip(1), start);
-        assert!(suspects.is_suspect(ip(1), start) && !suspects.is_suspect(ip(1), start + MINUTE));
+        assert!(suspects.is_suspect(&ip(1), start) && !suspects.is_suspect(&ip(1), start + MINUTE));
         for (at, lasts) in [(1, 2), (3, 3), (6, 3)] {
             suspects.failed(ip(1), start + MINUTE * at);
-            assert!(suspects.is_suspect(ip(1), start + MINUTE * (at + lasts) - Duration::from_millis(1)));
-            assert!(!suspects.is_suspect(ip(1), start + MINUTE * (at + lasts)));
+            assert!(suspects.is_suspect(&ip(1), start + MINUTE * (at + lasts) - Duration::from_millis(1)));
+            assert!(!suspects.is_suspect(&ip(1), start + MINUTE * (at + lasts)));
         }
         suspects.failed(ip(1), start + MINUTE * 9);
-        suspects.succeeded(ip(1));
-        assert!(!suspects.is_suspect(ip(1), start + MINUTE * 9));
+        suspects.succeeded(&ip(1));
+        assert!(!suspects.is_suspect(&ip(1), start + MINUTE * 9));
     }
 
     #[tokio::test(start_paused = true)]
@@ -95,8 +96,8 @@ mod tests {
         let suspects = Suspects::new(MINUTE, MINUTE, 2);
         let start = Instant::now();
         (1..=3).for_each(|last| suspects.failed(ip(last), start));
-        assert!(suspects.is_suspect(ip(2), start) && !suspects.is_suspect(ip(3), start));
+        assert!(suspects.is_suspect(&ip(2), start) && !suspects.is_suspect(&ip(3), start));
         suspects.failed(ip(3), start + MINUTE);
-        assert!(suspects.is_suspect(ip(3), start + MINUTE));
+        assert!(suspects.is_suspect(&ip(3), start + MINUTE));
     }
 }

@@ -14,6 +14,7 @@ use crate::route::testing::limits;
 pub(super) fn attempt(recipients: &[&str]) -> Attempt {
     let recipients: Vec<_> = recipients.iter().zip(0..).map(|(path, index)| queued(path, index)).collect();
     Attempt {
+        begun: crate::clock::Tick(0),
         id: AttemptId(1),
         destination: destination(),
         site: Arc::new(Site {

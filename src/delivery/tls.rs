@@ -1,11 +1,15 @@
-//! Opportunistic TLS (RFC 7435): whatever the certificate, an encrypted connection is better than a clear one. What a
-//! checking client would have said is counted, so that an operator sees what a stricter policy would cost.
+//! The handshake, and certificates as the policy wants them.
+//!
+//! Opportunistic TLS (RFC 7435) takes any certificate: an encrypted connection is better than a clear one. What a checking
+//! client would have said is counted, so that an operator sees what a stricter policy would cost. Where a policy asks for
+//! proof, the handshake fails without it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use prometheus::IntCounterVec;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -13,45 +17,73 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::classify::Fault;
+use super::dane::{self, Shown};
 use super::metered::Metered;
+use super::policy::Policy;
 use super::stream::{self, Wire};
+use crate::route::roots;
 
-/// The one connector that all connections share.
-pub(super) fn connector(verdicts: IntCounterVec) -> TlsConnector {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = Permissive { strict: strict_verifier(&provider), provider: Arc::clone(&provider), verdicts };
-    let config = ClientConfig::builder_with_provider(provider)
+/// Makes connectors, by policy.
+pub(super) struct Connectors {
+    provider: Arc<CryptoProvider>,
+    /// The verifier of certificates; `None` where there are no root certificates, so that nothing is ever verified.
+    strict: Option<Arc<WebPkiServerVerifier>>,
+    verdicts: IntCounterVec,
+    /// Shared by most connections: its sessions can be resumed.
+    opportunistic: TlsConnector,
+}
+
+impl Connectors {
+    /// Reads the root certificates: of the file, or the system's.
+    pub(super) fn new(file: Option<&Path>, verdicts: IntCounterVec) -> Connectors {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let roots = roots::load(file).unwrap_or_else(|error| {
+            tracing::error!(%error, "no certificate of a next hop can be verified");
+            RootCertStore::empty()
+        });
+        let strict = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().ok();
+        let judge = Judge {
+            policy: Policy::Opportunistic("opportunistic"),
+            strict: strict.clone(),
+            provider: Arc::clone(&provider),
+            verdicts: verdicts.clone(),
+        };
+        let opportunistic = TlsConnector::from(Arc::new(config(judge)));
+        Connectors { provider, strict, verdicts, opportunistic }
+    }
+
+    /// The connector for a policy; `None` for one without TLS. A session is never resumed under another policy than it was
+    /// begun under: with a proof of its own, each handshake is a full one.
+    pub(super) fn connector(&self, policy: &Policy) -> Option<TlsConnector> {
+        match policy {
+            Policy::Off => None,
+            Policy::Opportunistic("opportunistic") => Some(self.opportunistic.clone()),
+            _ => {
+                let judge = Judge {
+                    policy: policy.clone(),
+                    strict: self.strict.clone(),
+                    provider: Arc::clone(&self.provider),
+                    verdicts: self.verdicts.clone(),
+                };
+                let mut config = config(judge);
+                config.resumption = Resumption::disabled();
+                Some(TlsConnector::from(Arc::new(config)))
+            }
+        }
+    }
+}
+
+fn config(judge: Judge) -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::clone(&judge.provider))
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for TLS 1.2 and 1.3")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
+        .with_custom_certificate_verifier(Arc::new(judge))
+        .with_no_client_auth()
 }
 
-/// A connector that accepts only a certificate for the host's name that the system's authorities vouch for.
-pub(super) fn verified_connector() -> TlsConnector {
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has suites for TLS 1.2 and 1.3")
-        .with_root_certificates(system_roots())
-        .with_no_client_auth();
-    TlsConnector::from(Arc::new(config))
-}
-
-fn system_roots() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
-}
-
-/// The verifier whose verdict is counted; `None` where the system has no root certificates.
-fn strict_verifier(provider: &Arc<CryptoProvider>) -> Option<Arc<WebPkiServerVerifier>> {
-    WebPkiServerVerifier::builder_with_provider(Arc::new(system_roots()), Arc::clone(provider)).build().ok()
-}
-
-/// Shakes hands. The name is for SNI only; a host name that cannot be one goes without. After a failure the connection is
-/// closed before this returns, so that another may take its place.
+/// Shakes hands. An exchanger's name goes into SNI, which is also the TLSA base domain (RFC 7672 section 8.1); a host name that
+/// cannot be one goes without. After a failure the connection is closed before this returns, so that another may take its place.
 pub(super) async fn handshake(connector: &TlsConnector, host: &str, stream: Metered<TcpStream>) -> Result<Wire, Fault> {
     let name = match ServerName::try_from(host) {
         Ok(name) => name.to_owned(),
@@ -66,29 +98,55 @@ pub(super) async fn handshake(connector: &TlsConnector, host: &str, stream: Mete
     }
 }
 
+/// Judges certificates as a policy wants it.
 #[derive(Debug)]
-struct Permissive {
+struct Judge {
+    policy: Policy,
     strict: Option<Arc<WebPkiServerVerifier>>,
     provider: Arc<CryptoProvider>,
     verdicts: IntCounterVec,
 }
 
-impl ServerCertVerifier for Permissive {
+impl Judge {
+    fn proof_wanted(&self) -> bool {
+        matches!(self.policy, Policy::Verified(..) | Policy::Dane(_))
+    }
+
+    /// What a client would say that checks. `None`: it could not, for lack of root certificates.
+    fn verdict(&self, shown: &Shown<'_>) -> Option<Result<(), Error>> {
+        match &self.policy {
+            Policy::Dane(records) => Some(dane::verify(records, shown, &self.provider)),
+            Policy::Verified(_, names) if !names.is_empty() => {
+                let strict = self.strict.as_ref()?;
+                let names = names.iter().filter_map(|name| ServerName::try_from(&**name).ok());
+                let wrong = Err(Error::InvalidCertificate(CertificateError::NotValidForName));
+                Some(names.fold(wrong, |verdict, name| verdict.or_else(|_| verify(strict, shown, &name))))
+            }
+            _ => Some(verify(self.strict.as_ref()?, shown, shown.name)),
+        }
+    }
+}
+
+fn verify(strict: &WebPkiServerVerifier, shown: &Shown<'_>, name: &ServerName<'_>) -> Result<(), Error> {
+    strict.verify_server_cert(shown.end_entity, shown.intermediates, name, &[], shown.now).map(drop)
+}
+
+impl ServerCertVerifier for Judge {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        name: &ServerName<'_>,
+        _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verdict = match &self.strict {
-            Some(strict) => {
-                label(strict.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now))
-            }
-            None => "unchecked",
-        };
-        self.verdicts.with_label_values(&[verdict]).inc();
+        let verdict = self.verdict(&Shown { end_entity, intermediates, name, now });
+        let said = verdict.as_ref().map_or("unchecked", label);
+        self.verdicts.with_label_values(&[self.policy.as_str(), said]).inc();
+        if self.proof_wanted() {
+            verdict
+                .unwrap_or_else(|| Err(Error::General("there are no root certificates to check with".to_owned())))?;
+        }
         Ok(ServerCertVerified::assertion())
     }
 
@@ -99,7 +157,7 @@ impl ServerCertVerifier for Permissive {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        tolerate_unreadable(verify_tls12_signature(message, cert, dss, algorithms))
+        self.tolerate_unreadable(verify_tls12_signature(message, cert, dss, algorithms))
     }
 
     fn verify_tls13_signature(
@@ -109,7 +167,7 @@ impl ServerCertVerifier for Permissive {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        tolerate_unreadable(verify_tls13_signature(message, cert, dss, algorithms))
+        self.tolerate_unreadable(verify_tls13_signature(message, cert, dss, algorithms))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -117,27 +175,35 @@ impl ServerCertVerifier for Permissive {
     }
 }
 
-/// A signature that is wrong ends the handshake; a certificate too old or odd to read a key from does not.
-fn tolerate_unreadable(result: Result<HandshakeSignatureValid, Error>) -> Result<HandshakeSignatureValid, Error> {
-    match result {
-        Err(Error::InvalidCertificate(CertificateError::BadSignature)) => result,
-        _ => Ok(HandshakeSignatureValid::assertion()),
+impl Judge {
+    /// A signature that is wrong ends the handshake. A certificate too old or odd to read a key from does so only where proof
+    /// is wanted.
+    fn tolerate_unreadable(
+        &self,
+        result: Result<HandshakeSignatureValid, Error>,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        match result {
+            Err(Error::InvalidCertificate(CertificateError::BadSignature)) => result,
+            _ if self.proof_wanted() => result,
+            _ => Ok(HandshakeSignatureValid::assertion()),
+        }
     }
 }
 
 /// A verdict as a metric label: a handful of values.
-fn label(verdict: Result<ServerCertVerified, Error>) -> &'static str {
+fn label(verdict: &Result<(), Error>) -> &'static str {
     use CertificateError::{
-        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
-        UnknownIssuer,
+        ApplicationVerificationFailure, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet,
+        NotValidYetContext, UnknownIssuer,
     };
-    match verdict {
-        Ok(_) => "trusted",
-        Err(Error::InvalidCertificate(UnknownIssuer)) => "unknown_issuer",
-        Err(Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. })) => "wrong_name",
-        Err(Error::InvalidCertificate(Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. })) => {
+    let Err(error) = verdict else { return "trusted" };
+    match error {
+        Error::InvalidCertificate(UnknownIssuer) => "unknown_issuer",
+        Error::InvalidCertificate(ApplicationVerificationFailure) => "no_match",
+        Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => "wrong_name",
+        Error::InvalidCertificate(Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }) => {
             "expired"
         }
-        Err(_) => "invalid",
+        _ => "invalid",
     }
 }

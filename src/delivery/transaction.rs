@@ -12,7 +12,7 @@ use super::classify::{self, Fault, Setback};
 use super::client::Session;
 use super::envelope::{self, Matter, Plan};
 use super::options::Timeouts;
-use super::received;
+use super::{Outgoing, received};
 use crate::attempt::Attempt;
 use crate::outcome::{Outcome, Phase, Reason, Reply};
 
@@ -27,8 +27,8 @@ const RESET: Duration = Duration::from_secs(20);
 /// What is sent, beside the attempt itself.
 #[derive(Clone, Copy)]
 pub(super) struct Means<'a> {
-    /// The content, dot-stuffed, ending in CRLF.
-    pub(super) content: &'a [u8],
+    /// What is sent below the Received line.
+    pub(super) outgoing: &'a Outgoing,
     /// Our name.
     pub(super) hostname: &'a str,
     /// Per command.
@@ -57,6 +57,8 @@ pub(super) struct Conclusion {
     pub(super) trouble: Option<Reason>,
     /// Whether the connection may carry another transaction.
     pub(super) reusable: bool,
+    /// Whether the connection was refused while others of ours were open.
+    pub(super) crowded: bool,
 }
 
 /// Runs the transaction. `reused`: the connection has lain idle, so that its death says nothing about the host.
@@ -64,8 +66,8 @@ pub(super) async fn run(session: &mut Session, attempt: &Attempt, means: Means<'
     let received = received::line(&attempt.trace, means.hostname, attempt.id);
     let matter = Matter {
         attempt,
-        content: means.content,
-        size: attempt.envelope.content_size + received.len() as u64,
+        content: &means.outgoing.content,
+        size: attempt.envelope.content_size + (received.len() + means.outgoing.prefix.len()) as u64,
         pass_eight_bit: means.pass_eight_bit,
     };
     let plan = match envelope::plan(&matter, &session.capabilities, &session.peer.remote) {
@@ -83,7 +85,7 @@ pub(super) async fn run(session: &mut Session, attempt: &Attempt, means: Means<'
         open: false,
     };
     let break_off = match transaction.envelope(&matter, &named).await {
-        Ok(Progress::Go) => transaction.content(&received, means.content).await,
+        Ok(Progress::Go) => transaction.content(&received, means.outgoing).await,
         Ok(Progress::Over) => Ok(()),
         Err(end) => Err(end),
     };
@@ -256,13 +258,13 @@ impl Transaction<'_> {
     }
 
     /// After the 354.
-    async fn content(&mut self, received: &str, content: &[u8]) -> Result<(), Break> {
+    async fn content(&mut self, received: &str, outgoing: &Outgoing) -> Result<(), Break> {
         self.session.expect_silence().map_err(|fault| Break::Fault(Phase::Data, fault))?;
         self.open = false;
         if self.accepted.is_empty() {
             return self.lone_dot().await;
         }
-        let parts = [received.as_bytes(), content, b".\r\n"];
+        let parts = [received.as_bytes(), &outgoing.prefix, &outgoing.content, b".\r\n"];
         match self.session.send_content(parts, self.timeouts.block).await {
             Ok(()) => self.after_dot().await,
             Err((true, fault)) => Err(Break::AfterDot(fault)),
@@ -336,7 +338,7 @@ impl Transaction<'_> {
         let outcomes: Vec<_> = self.outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::NotTried)).collect();
         let trouble =
             end.iter().chain(&outcomes).filter_map(reason).find(|r| classify::is_trouble(r, anybody)).cloned();
-        Conclusion { outcomes, trouble, reusable }
+        Conclusion { outcomes, trouble, reusable, crowded: false }
     }
 
     /// Ends a transaction that was left open, and listens for what nobody asked for.

@@ -5,13 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::bundle::{BundleId, Gathering};
-use super::provider::{Provider, Reach, SiteState, backoff};
+use super::provider::{Provider, Reach, SiteState, Suspender, Suspension, backoff};
 use super::queue::{OnDisk, Target};
 use super::scheduler::{Action, REMEMBERED, Scheduler, Timer};
 use crate::attempt::{Limits, Route, Site};
 use crate::clock::Tick;
 use crate::mail::Destination;
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
+
+/// How often mail whose lifetime is over is looked for at a provider that stays suspended.
+const SWEEP_EVERY: Duration = Duration::from_secs(3600);
+
+/// A pause of at most so long is waited for in memory; for a longer one the mail goes back to the spool.
+const KEEP_FOR: Duration = Duration::from_secs(60);
 
 /// First and longest pause after a destination could not be resolved.
 const DNS_PAUSE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(1800));
@@ -29,7 +35,6 @@ impl Scheduler {
         let state = self.sites.entry(Arc::clone(&site.name)).or_insert_with(fresh);
         state.provider = Arc::clone(&site.provider);
         state.destinations.insert(destination.clone());
-        let suspended = state.suspended_until(now).is_some();
         let Some(queue) = self.queues.get_mut(destination) else { return };
         queue.target = Target::Known { site: Arc::clone(&site), limits, since: now };
         queue.dns_failures = 0;
@@ -38,9 +43,7 @@ impl Scheduler {
             self.restart_gathering(id);
             self.consider(id, now);
         }
-        if suspended {
-            self.shed(&site.name, None, now);
-        }
+        self.shed_if_unusable(destination, now);
         self.arm_load(destination, now);
     }
 
@@ -61,10 +64,12 @@ impl Scheduler {
 
     pub(super) fn remember_provider(&mut self, site: &Site, limits: &Arc<Limits>, now: Tick) {
         let initial = self.options.initial_window;
+        // A list host takes its own bounces at any pace.
+        let rate = self.options.initial_rate.filter(|_| matches!(site.route, Route::Mx(_)));
         self.providers
             .entry(Arc::clone(&site.provider))
             .and_modify(|provider| provider.set_limits(limits, now))
-            .or_insert_with(|| Provider::new(Arc::clone(limits), initial, now));
+            .or_insert_with(|| Provider::new(Arc::clone(limits), initial, rate, now));
         self.forget_unused(now);
     }
 
@@ -78,7 +83,8 @@ impl Scheduler {
         });
         let longest = self.options.suspend.1;
         self.providers.retain(|_, provider| {
-            provider.in_flight > 0 || !provider.turns.is_empty() || now.since(provider.used) < longest
+            let busy = provider.in_flight > 0 || !provider.turns.is_empty();
+            busy || provider.suspended_until(now).is_some() || now.since(provider.used) < longest
         });
     }
 
@@ -99,12 +105,12 @@ impl Scheduler {
     pub(super) fn on_success(&mut self, site: &Site, relayed: usize, now: Tick) {
         let Some(provider) = self.providers.get_mut(&site.provider) else { return };
         if relayed > 0 {
-            provider.window.on_success();
-            provider.troubles = 0;
+            provider.succeeded();
         }
         if let Some(state) = self.sites.get_mut(&site.name) {
             let was_probing = state.reach != Reach::Fine;
             state.reach = Reach::Fine;
+            state.failure = None;
             if was_probing {
                 let destinations: Vec<_> = state.destinations.iter().cloned().collect();
                 destinations.iter().for_each(|destination| self.arm_load(destination, now));
@@ -120,9 +126,10 @@ impl Scheduler {
             let at_floor = provider.window.size() == 1;
             provider.window.on_trouble();
             provider.troubles += 1;
+            provider.last_reply = Some((now, reason.to_string().into()));
             if reason.scope != Scope::Site && at_floor {
-                provider.held_until = now + backoff(first, longest, provider.troubles);
-                self.timers.push(Reverse((provider.held_until, Timer::Provider(Arc::clone(&site.provider)))));
+                let until = now + backoff(first, longest, provider.troubles);
+                self.suspend_provider(&site.provider, until, Suspender::Trouble, &reason.to_string(), now);
             }
         }
         if reason.scope == Scope::Site {
@@ -137,8 +144,77 @@ impl Scheduler {
         let (first, longest) = self.options.suspend;
         let Some(state) = self.sites.get_mut(name) else { return };
         let until = state.suspend(first, longest, now);
+        let since = state.failure.as_ref().map_or(now, |(since, _)| *since);
+        state.failure = Some((since, reason.to_string().into()));
         self.timers.push(Reverse((until, Timer::Site(Arc::clone(name)))));
         self.shed(name, Some(reason), now);
+    }
+
+    /// Leaves a provider alone until then, unless somebody of higher precedence holds it already; what waits for it goes
+    /// back to the spool.
+    pub(super) fn suspend_provider(&mut self, name: &Arc<str>, until: Tick, by: Suspender, why: &str, now: Tick) {
+        let Some(provider) = self.providers.get_mut(name) else { return };
+        if provider.suspension.as_ref().is_some_and(|held| held.until > now && held.by > by) {
+            return;
+        }
+        provider.suspension = Some(Suspension { since: now, until, by, why: why.into() });
+        self.timers.push(Reverse((until.min(now + SWEEP_EVERY), Timer::Provider(Arc::clone(name)))));
+        if until > now + KEEP_FOR {
+            for destination in self.destinations_of(name) {
+                self.shed_if_unusable(&destination, now);
+            }
+        }
+        if !self.partners.is_empty() {
+            self.rethink_all(now);
+        }
+    }
+
+    /// Ends a provider's suspension: what lies on disk for it is looked for at once.
+    pub(super) fn resume_provider(&mut self, name: &Arc<str>, now: Tick) {
+        let Some(provider) = self.providers.get_mut(name) else { return };
+        provider.suspension = None;
+        for destination in self.destinations_of(name) {
+            if let Some(queue) = self.queues.get_mut(&destination) {
+                queue.more_on_disk(now);
+            }
+            self.arm_load(&destination, now);
+        }
+        self.enter_ring_by_name(name);
+    }
+
+    /// A provider's timer: its rate allows more, its suspension is over, or it is time to look for mail among what it
+    /// holds whose lifetime is over.
+    pub(super) fn wake_provider(&mut self, name: &Arc<str>, now: Tick) {
+        let Some(provider) = self.providers.get_mut(name) else { return };
+        provider.restrain(now);
+        self.set_temper_timer(name, now);
+        let Some(provider) = self.providers.get_mut(name) else { return };
+        match provider.suspension.as_ref().map(|suspension| suspension.until) {
+            Some(until) if until > now => {
+                self.timers.push(Reverse((until.min(now + SWEEP_EVERY), Timer::Provider(Arc::clone(name)))));
+                for destination in self.destinations_of(name) {
+                    if let Some(queue) = self.queues.get_mut(&destination) {
+                        queue.more_on_disk(now);
+                        queue.sweep = true;
+                    }
+                    self.arm_load(&destination, now);
+                }
+            }
+            Some(_) => self.resume_provider(name, now),
+            None => self.enter_ring_by_name(name),
+        }
+    }
+
+    pub(super) fn destinations_of(&self, provider: &Arc<str>) -> Vec<Destination> {
+        let sites = self.sites.values().filter(|site| site.provider == *provider);
+        sites.flat_map(|site| site.destinations.iter().cloned()).collect()
+    }
+
+    /// Gives a destination's mail back to the spool if it cannot go for now.
+    pub(super) fn shed_if_unusable(&mut self, destination: &Destination, now: Tick) {
+        if let Some(until) = self.unusable_until(destination, now) {
+            self.hand_back(destination, until, None, now);
+        }
     }
 
     /// Gives what waits for a suspended site back to the spool. A failure of the site counts as an attempt for those

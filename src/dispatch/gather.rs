@@ -5,12 +5,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::bundle::{Bundle, BundleId, Gathering};
+use super::growth::Growth;
 use super::partners::Way;
 use super::queue::{OnDisk, Queue, Target};
 use super::scheduler::{Action, Scheduler, Timer};
 use crate::attempt::Site;
 use crate::clock::Tick;
-use crate::mail::{Destination, Queued};
+use crate::mail::{Batch, Destination, MailingId, Queued};
 
 impl Scheduler {
     /// Whether one more recipient fits in memory; if not, when its queue may look on disk for it.
@@ -29,9 +30,10 @@ impl Scheduler {
     /// Puts a recipient into its bundle.
     pub(super) fn admit(&mut self, queued: Queued, state: Gathering, now: Tick) {
         let (destination, envelope) = (queued.destination.clone(), Arc::clone(&queued.batch.envelope));
-        if let Gathering::Since(_) = state {
-            self.grew.insert(envelope.mailing, now);
-        }
+        let state = match state {
+            Gathering::Since(_) => self.note_growth(&queued.batch, state, now),
+            _ => state,
+        };
         let queue = self.queues.entry(destination.clone()).or_default();
         queue.resident += 1;
         self.resident += 1;
@@ -69,6 +71,18 @@ impl Scheduler {
         }
     }
 
+    /// Notes that a mailing grew; whether its newcomer has anybody to wait for.
+    fn note_growth(&mut self, batch: &Batch, state: Gathering, now: Tick) -> Gathering {
+        let growth = self.grew.entry(batch.envelope.mailing).or_default();
+        growth.note(batch, now);
+        if growth.is_personal() { Gathering::Over } else { state }
+    }
+
+    /// When a mailing last grew, if that was not long ago.
+    pub(super) fn grew_at(&self, mailing: MailingId) -> Tick {
+        self.grew.get(&mailing).map(Growth::at).unwrap_or_default()
+    }
+
     /// Puts a bundle into its provider's turns if it may leave, or sets a timer for when it may.
     pub(super) fn consider(&mut self, id: BundleId, now: Tick) {
         let Some(bundle) = self.bundles.get(&id) else { return };
@@ -77,7 +91,7 @@ impl Scheduler {
         }
         let Some(Way { site, limits }) = self.way(bundle, now) else { return };
         let full = bundle.recipients.len() >= limits.recipients_per_transaction as usize;
-        let grew = self.grew.get(&bundle.envelope.mailing).copied().unwrap_or_default();
+        let grew = self.grew_at(bundle.envelope.mailing);
         let leaves_at = bundle.leaves_at(grew, self.options.coalesce_quiet, self.options.coalesce_window);
         if full || leaves_at <= now {
             self.remember_way(&site, &limits, now);

@@ -12,6 +12,9 @@ mod bundle;
 mod fairness;
 mod feedback;
 mod gather;
+mod growth;
+mod learned;
+mod operator;
 mod options;
 mod pace;
 #[cfg(test)]
@@ -19,12 +22,18 @@ mod partner_tests;
 mod partners;
 mod provider;
 mod queue;
+mod react;
+mod reaction;
 mod retry;
 mod scheduler;
 mod serve;
+mod status;
 #[cfg(test)]
 mod tests;
 mod timers;
 
 pub use options::{Options, RetrySchedule};
+pub use react::Reacted;
+pub use reaction::{Effect, Pattern, Reaction, Reactions};
 pub use scheduler::{Action, Finished, Resolution, Scheduler, Stats};
+pub use status::{ProviderList, ProviderStatus, SiteStatus, Standing, SuspensionStatus, Unknown};

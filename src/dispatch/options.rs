@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Reactions;
+use crate::attempt::Rate;
 use crate::partner;
 
 /// Everything dispatch is told.
@@ -17,6 +19,8 @@ pub struct Options {
     pub attempts: usize,
     /// Concurrency that a provider starts with; it grows with success and shrinks with trouble.
     pub initial_window: u32,
+    /// Recipients per time that a provider starts with; none: no pace is learned before somebody refuses.
+    pub initial_rate: Option<Rate>,
     /// Recipients held in memory per destination.
     pub read_ahead: usize,
     /// Recipients held in memory in all.
@@ -27,6 +31,8 @@ pub struct Options {
     pub suspend: (Duration, Duration),
     /// Share of each list host relative to the others; 1 where it is not named.
     pub weights: HashMap<Arc<str>, u32>,
+    /// What providers' words make us do.
+    pub reactions: Arc<Reactions>,
     /// Who takes mail over, and when.
     pub partners: partner::Options,
 }

@@ -1,8 +1,9 @@
 //! Scenarios with partners: which way mail goes, and when it changes its mind.
 
+use super::provider::Suspender;
 use super::tests::{Lists, MS, NOW, finish, limits, options, run, scheduler, trouble};
 use super::*;
-use crate::attempt::{Attempt, AttemptReport, Delays, Partner, PartnerTls, Rate, Route, Site};
+use crate::attempt::{Attempt, AttemptReport, Delays, Partner, PartnerTls, Pushback, Rate, Route, Site};
 use crate::outcome::{Outcome, Scope};
 use crate::partner::{self, Condition, Mark, Rule, Suffix};
 use std::sync::Arc;
@@ -49,6 +50,7 @@ fn report(attempt: &Attempt, outcome: Outcome) -> AttemptReport {
         outcomes: vec![outcome; attempt.recipients.len()],
         attempt: attempt.clone(),
         trouble: None,
+        pushback: Pushback::default(),
         delays: Delays::default(),
         peer: None,
         bytes: 0,
@@ -59,7 +61,7 @@ fn report(attempt: &Attempt, outcome: Outcome) -> AttemptReport {
 /// Ends an attempt whose recipients are all given back.
 fn give_back(s: &mut Scheduler, attempt: Attempt, reason: Option<crate::outcome::Reason>, now: crate::clock::Tick) {
     let Attempt { destination, site, recipients: again, .. } = attempt;
-    s.finished(Finished { destination, site, relayed: 0, trouble: reason, again }, now);
+    s.finished(Finished { trouble: reason, again, ..Finished::without_attempt(destination, site) }, now);
 }
 
 #[test]
@@ -77,6 +79,26 @@ fn overflow_goes_to_the_partner_while_the_line_is_full_and_comes_back_when_it_is
     s.observe(0.5, NOW);
     s.offer(lists.many(1, "d.test", 50), NOW);
     assert_eq!(ways(&mut s, NOW), ["d.test"]);
+}
+
+#[test]
+fn a_fallback_takes_over_what_waits_for_a_provider_that_failed_and_not_for_one_that_the_operator_holds() {
+    for (by, way) in [(Suspender::Trouble, vec!["partner:p"; 5]), (Suspender::Operator, vec![])] {
+        let (mut s, mut lists) = (with(rule("p", Condition::Fallback)), Lists::new());
+        s.offer(lists.many(1, "a.test", 1000), NOW);
+        assert_eq!(ways(&mut s, NOW), ["a.test"; 5], "the window is used up");
+        s.suspend_provider(&"a.test".into(), NOW + Duration::from_secs(50), by, "why", NOW);
+        assert_eq!(ways(&mut s, NOW), way);
+    }
+}
+
+#[test]
+fn the_operator_can_suspend_a_partner_like_any_site_and_its_mail_goes_direct() {
+    let (mut s, mut lists) = (with(rule("p", Condition::Always)), Lists::new());
+    s.offer(lists.many(1, "a.test", 1000), NOW);
+    assert_eq!(ways(&mut s, NOW), ["partner:p"; 5], "the window is used up");
+    s.suspend("partner:p", None, "why", NOW).expect("it is known");
+    assert_eq!(ways(&mut s, NOW), ["a.test"; 5]);
 }
 
 #[test]
@@ -130,7 +152,7 @@ fn what_may_have_arrived_stays_on_its_way() {
     s.observe(1.0, NOW);
     s.offer(lists.many(1, "a.test", 50), NOW);
     let attempt = run(&mut s, &limits(), NOW).0.remove(0);
-    s.learn(&report(&attempt, Outcome::Indeterminate(trouble(Scope::Session))));
+    s.note_doubts(&report(&attempt, Outcome::Indeterminate(trouble(Scope::Session))));
     finish(&mut s, &attempt, None, NOW);
     s.observe(0.0, NOW);
     s.wake(attempt.destination.clone(), NOW);

@@ -84,9 +84,9 @@ impl Scheduler {
         due.map_or(Duration::ZERO, |due| now.since(due))
     }
 
-    /// Learns from a report, before its outcomes are settled, which recipients may have arrived although nobody said so: they
+    /// Notes from a report, before its outcomes are settled, which recipients may have arrived although nobody said so: they
     /// stay on their way, because another next hop would not know the message.
-    pub fn learn(&mut self, report: &AttemptReport) {
+    pub fn note_doubts(&mut self, report: &AttemptReport) {
         if self.partners.is_empty() && self.pins.known.is_empty() {
             return;
         }
@@ -153,19 +153,20 @@ impl Scheduler {
         if self.partners.is_empty() {
             return None;
         }
-        let direct_usable = self.sites.get(&direct.name).is_none_or(|state| state.suspended_until(now).is_none());
+        let reachable = self.sites.get(&direct.name).is_none_or(|state| state.suspended_until(now).is_none());
+        let direct_usable = reachable && self.providers.get(&direct.provider).is_none_or(|p| !p.has_failed(now));
         let question = Question { domain: domain.as_str(), envelope, direct_usable };
         let rule = self.partners.choose(question, |site| self.works(site, now), now)?;
         Some(Way { site: Arc::clone(&rule.site), limits: Arc::clone(&rule.limits) })
     }
 
-    /// Whether a partner's breaker is closed and it is not held by its rate: the dispatcher's own suspension of sites.
+    /// Whether a partner's breaker is closed and it is neither held by its rate nor suspended: it is a site like others.
     fn works(&self, site: &Site, now: Tick) -> bool {
         let reachable = self.sites.get(&site.name).is_none_or(SiteState::has_slot);
-        reachable && self.providers.get(&site.provider).is_none_or(|provider| provider.held_until <= now)
+        reachable && self.providers.get(&site.provider).is_none_or(|provider| !provider.is_held(now))
     }
 
-    /// Whether mail of a destination whose site is suspended can go by way of a partner.
+    /// Whether mail of a destination whose site or provider is suspended can go by way of a partner.
     pub(super) fn has_detour(&self, destination: &Destination, now: Tick) -> bool {
         match self.queues.get(destination).map(|queue| &queue.target) {
             Some(Target::Known { site, .. }) => self.detour(site, None, destination, now).is_some(),

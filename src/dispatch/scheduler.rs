@@ -4,13 +4,14 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::Options;
 use super::bundle::{Bundle, BundleId, Gathering};
+use super::growth::Growth;
 use super::partners::Pins;
 use super::provider::{Provider, SiteState};
 use super::queue::{OnDisk, Queue, Target};
 use super::serve::Lane;
-use crate::attempt::{Attempt, Limits, Site};
+use super::{Options, Reacted};
+use crate::attempt::{Attempt, Limits, Pushback, Site};
 use crate::clock::Tick;
 use crate::mail::{AttemptId, Destination, MailingId, Queued, RecipientId};
 use crate::outcome::Reason;
@@ -32,6 +33,8 @@ pub enum Action {
     Start(Box<Attempt>),
     /// Give these recipients back to the spool: there is no room for them, or their site is suspended.
     Release(Vec<RecipientId>),
+    /// Tell the operator: a rule took hold.
+    Reacted(Box<Reacted>),
     /// Settle these as expired, for this reason: their lifetime is over.
     Expire(Vec<Queued>, Option<Reason>),
 }
@@ -58,8 +61,22 @@ pub struct Finished {
     pub relayed: usize,
     /// What troubles the site or provider, if anything.
     pub trouble: Option<Reason>,
+    /// What it said about how much it takes.
+    pub pushback: Pushback,
+    /// When the attempt was begun.
+    pub begun: Tick,
+    /// What else the next hop said, each thing once.
+    pub said: Vec<Reason>,
     /// Recipients to be offered again at once.
     pub again: Vec<Queued>,
+}
+
+impl Finished {
+    /// An attempt that never came to speak with anybody, and says nothing of the site.
+    pub fn without_attempt(destination: Destination, site: Arc<Site>) -> Finished {
+        let (pushback, begun) = (Pushback::default(), Tick(0));
+        Finished { destination, site, relayed: 0, trouble: None, pushback, begun, said: Vec::new(), again: Vec::new() }
+    }
 }
 
 /// Figures for metrics.
@@ -103,8 +120,8 @@ pub struct Scheduler {
     pub(super) bundles: HashMap<BundleId, Bundle>,
     pub(super) sites: HashMap<Arc<str>, SiteState>,
     pub(super) providers: HashMap<Arc<str>, Provider>,
-    /// When each mailing last grew, as long as that holds a bundle back.
-    pub(super) grew: HashMap<MailingId, Tick>,
+    /// How each mailing grows, as long as that holds a bundle back.
+    pub(super) grew: HashMap<MailingId, Growth>,
     /// When `grew` was last cleared of quiet mailings.
     pub(super) swept: Tick,
     pub(super) timers: BinaryHeap<Reverse<(Tick, Timer)>>,
@@ -149,6 +166,7 @@ impl Scheduler {
     pub fn reload(&mut self, options: Options, now: Tick) {
         self.partners.reload(options.partners.clone());
         self.options = options;
+        self.review_reactions(now);
         self.rethink_all(now);
     }
 
@@ -204,9 +222,7 @@ impl Scheduler {
             self.actions.push_back(Action::Expire(dead, None));
         }
         alive.into_iter().for_each(|queued| self.admit(queued, Gathering::Over, now));
-        if let Some(until) = self.unusable_until(destination, now) {
-            self.hand_back(destination, until, None, now);
-        }
+        self.shed_if_unusable(destination, now);
         self.arm_load(destination, now);
         self.forget_if_idle(destination);
     }
@@ -232,7 +248,7 @@ impl Scheduler {
 
     /// The end of an attempt.
     pub fn finished(&mut self, finished: Finished, now: Tick) {
-        let Finished { destination, site, relayed, trouble, again } = finished;
+        let Finished { destination, site, relayed, trouble, pushback, begun, said, again } = finished;
         self.in_flight = self.in_flight.saturating_sub(1);
         if let Some(state) = self.sites.get_mut(&site.name) {
             state.in_flight = state.in_flight.saturating_sub(1);
@@ -243,10 +259,14 @@ impl Scheduler {
         }
         self.given_back(&site, &again);
         again.into_iter().for_each(|queued| self.admit(queued, Gathering::Over, now));
+        self.learn(&site, relayed, pushback, begun, now);
         match trouble {
+            // The pace takes care of it; the site and its connections are well.
+            Some(_) if pushback.crowded || pushback.refused > 0 => {}
             Some(reason) => self.on_trouble(&site, reason, now),
             None => self.on_success(&site, relayed, now),
         }
+        self.react(&site, &said, now);
         self.requeue_waiting(&site.name);
         self.enter_ring(&site.provider, &site.route);
         self.arm_load(&destination, now);
@@ -284,7 +304,7 @@ impl Scheduler {
             destinations: self.queues.len(),
             sites: self.sites.len(),
             suspended_sites: self.sites.values().filter(|site| site.suspended_until(now).is_some()).count(),
-            held_providers: self.providers.values().filter(|provider| provider.held_until > now).count(),
+            held_providers: self.providers.values().filter(|provider| provider.is_held(now)).count(),
             hungry: self.hungry.len(),
         }
     }

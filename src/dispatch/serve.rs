@@ -109,6 +109,7 @@ impl Scheduler {
         };
         let mailing = bundle.envelope.mailing;
         let recipients = bundle.take(self.partners.admit(&site, mailing, count, now));
+        let limits = Arc::clone(&provider.limits);
         state.in_flight += 1;
         provider.in_flight += 1;
         queue.resident -= recipients.len();
@@ -119,7 +120,7 @@ impl Scheduler {
         self.pins.tried(&recipients);
         self.put_back(id, now);
         self.arm_load(&destination, now);
-        Taken::Attempt(Box::new(self.attempt(destination, site, limits, envelope, recipients)))
+        Taken::Attempt(Box::new(self.attempt(destination, site, limits, envelope, recipients, now)))
     }
 
     /// What a bundle has left after an attempt was taken from it: the rest waits for company again if its mailing is
@@ -143,11 +144,12 @@ impl Scheduler {
         limits: Arc<Limits>,
         envelope: Arc<Envelope>,
         recipients: Vec<Queued>,
+        begun: Tick,
     ) -> Attempt {
         self.next_attempt += 1;
         let earliest = recipients.iter().map(|queued| &queued.batch).min_by_key(|batch| batch.id);
         let trace = earliest.map(|batch| batch.trace.clone()).expect("an attempt has recipients");
-        Attempt { id: AttemptId(self.next_attempt), destination, site, envelope, trace, recipients, limits }
+        Attempt { id: AttemptId(self.next_attempt), destination, site, envelope, trace, recipients, limits, begun }
     }
 }
 

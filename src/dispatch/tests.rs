@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::attempt::{Attempt, Exchanger, Limits, Rate, Route, Site};
+use crate::attempt::{Attempt, Exchanger, Limits, Pushback, Rate, Route, Site};
 use crate::clock::Tick;
 use crate::mail::{
     AttemptId, Batch, ContentHash, Destination, Domain, Envelope, EnvelopeParams, Mailbox, MailingId, QueueId, Queued,
     Recipient, RecipientId, RecipientParams, ReversePath, Trace,
 };
-use crate::outcome::{Enhanced, Phase, Reason, Scope};
+use crate::outcome::{Enhanced, Phase, Reason, Reply, Scope};
 
 pub(super) const NOW: Tick = Tick(1_000_000_000);
 pub(super) const MS: Duration = Duration::from_millis(1);
@@ -22,6 +22,7 @@ pub(super) fn options() -> Options {
         coalesce_window: 2000 * MS,
         attempts: 100,
         initial_window: 5,
+        initial_rate: None,
         read_ahead: 1000,
         resident: 10_000,
         retry: RetrySchedule {
@@ -32,6 +33,7 @@ pub(super) fn options() -> Options {
         },
         suspend: (Duration::from_secs(30), Duration::from_secs(600)),
         weights: HashMap::new(),
+        reactions: Arc::default(),
         partners: crate::partner::Options::default(),
     }
 }
@@ -128,7 +130,16 @@ pub(super) fn scheduler(options: Options) -> Scheduler {
 pub(super) fn finish(scheduler: &mut Scheduler, attempt: &Attempt, trouble: Option<Reason>, now: Tick) {
     let relayed = if trouble.is_some() { 0 } else { attempt.recipients.len() };
     let (destination, site) = (attempt.destination.clone(), Arc::clone(&attempt.site));
-    scheduler.finished(Finished { destination, site, relayed, trouble, again: Vec::new() }, now);
+    scheduler.finished(
+        Finished {
+            relayed,
+            said: trouble.iter().cloned().collect(),
+            trouble,
+            begun: attempt.begun,
+            ..Finished::without_attempt(destination, site)
+        },
+        now,
+    );
 }
 
 pub(super) fn trouble(scope: Scope) -> Reason {
@@ -171,6 +182,25 @@ fn a_mailing_that_never_falls_quiet_holds_its_first_recipient_no_longer_than_the
         now = now + 100 * MS;
     }
     assert_eq!(first, Some(NOW + 2000 * MS));
+}
+
+#[test]
+fn where_every_message_has_an_envelope_of_its_own_nobody_waits_for_company() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    let mut personal = |n: u8| {
+        let mut queued = lists.many(1, "a.test", 1);
+        let batch = Arc::make_mut(&mut queued[0].batch);
+        Arc::make_mut(&mut batch.envelope).content = ContentHash([n; 32]);
+        queued
+    };
+    for n in 0..15 {
+        s.offer(personal(n), NOW);
+        assert!(run(&mut s, &limits(), NOW).0.is_empty());
+    }
+    s.offer(personal(15), NOW);
+    assert_eq!(run(&mut s, &limits(), NOW).0.len(), 1, "the sixteenth in a row is believed");
+    s.offer(personal(15), NOW);
+    assert!(run(&mut s, &limits(), NOW).0.is_empty(), "one that came again may come a third time");
 }
 
 #[test]
@@ -365,7 +395,149 @@ fn a_provider_that_says_slow_down_gets_half_and_in_the_end_a_pause() {
     }
     assert_eq!(s.stats(NOW).held_providers, 1);
     assert!(run(&mut s, &limits(), NOW).0.is_empty());
-    assert_eq!(run(&mut s, &limits(), NOW + Duration::from_secs(601)).0.len(), 1);
+    let later = NOW + Duration::from_secs(601);
+    let (_, others) = run(&mut s, &limits(), later);
+    assert!(others.iter().any(|a| matches!(a, Action::Load { .. })), "its mail lay on disk meanwhile: {others:?}");
+    s.loaded(&domain("a.test"), lists.many(1, "a.test", 300), Tick::NEVER, later);
+    assert_eq!(run(&mut s, &limits(), later).0.len(), 1);
+}
+
+#[test]
+fn what_an_operator_suspends_goes_back_to_disk_and_comes_back_when_it_is_resumed() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    s.offer(lists.many(1, "a.test", 100), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    s.offer(lists.many(1, "a.test", 30), NOW);
+    let status = s.suspend("a.test", None, "complaints", NOW).expect("known");
+    assert_eq!(status.standing, Standing::Suspended);
+    let suspension = status.suspension.expect("told");
+    assert_eq!((&*suspension.by, &*suspension.why, suspension.left_ms), ("operator", "complaints", None));
+    attempts.iter().for_each(|attempt| finish(&mut s, attempt, None, NOW));
+    s.offer(lists.many(1, "a.test", 10), NOW);
+    let later = NOW + Duration::from_secs(600);
+    let (attempts, others) = run(&mut s, &limits(), later);
+    let released: usize = others.iter().map(|a| if let Action::Release(ids) = a { ids.len() } else { 0 }).sum();
+    assert_eq!((attempts.len(), released), (0, 40), "{others:?}");
+    let status = s.resume("A.test", later).expect("known by its domain");
+    assert!(status.suspension.is_none());
+    assert!(run(&mut s, &limits(), later).1.iter().any(|a| matches!(a, Action::Load { .. })));
+}
+
+#[test]
+fn mail_whose_lifetime_ends_at_a_suspended_provider_expires_although_nothing_goes() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    s.offer(lists.many(1, "a.test", 10), NOW);
+    let _ = run(&mut s, &limits(), NOW);
+    s.suspend("a.test", None, "", NOW).expect("known");
+    let _ = run(&mut s, &limits(), NOW);
+    let later = NOW + Duration::from_secs(3601);
+    assert!(run(&mut s, &limits(), later).1.iter().any(|a| matches!(a, Action::Load { .. })));
+    s.loaded(&domain("a.test"), lists.many(1, "a.test", 10), Tick::NEVER, later);
+    let (_, others) = run(&mut s, &limits(), later);
+    assert!(others.iter().any(|a| matches!(a, Action::Expire(dead, Some(_)) if dead.len() == 10)), "{others:?}");
+}
+
+#[test]
+fn an_unknown_name_is_answered_with_names_that_are_near() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    s.offer(lists.many(1, "google.test", 1), NOW);
+    let _ = run(&mut s, &limits(), NOW);
+    let unknown = s.provider_status("gogle.test", NOW).expect_err("unknown");
+    assert_eq!(unknown.near, ["google.test"]);
+}
+
+#[test]
+fn one_timer_per_queue_is_enough_however_often_mail_comes_for_a_suspended_provider() {
+    let (mut s, mut lists) = (scheduler(options()), Lists::new());
+    s.offer(lists.many(1, "a.test", 1), NOW);
+    let _ = run(&mut s, &limits(), NOW);
+    s.suspend("a.test", Some(Duration::from_secs(7200)), "", NOW).expect("known");
+    (0..500).for_each(|_| s.offer(lists.many(1, "a.test", 10), NOW));
+    assert!(s.timers.len() < 10, "{}", s.timers.len());
+}
+
+/// A scheduler where "come back" suspends for an hour, and 5.7.27 is our own fault.
+fn touchy() -> Scheduler {
+    let rule = |codes: &[Enhanced], text: &str, misconfigured: bool| {
+        let effect = Effect { suspend: Some(Duration::from_secs(3600)), misconfigured, ..Effect::default() };
+        let (label, text) = (format!("all: {text}").into(), Pattern::new(text));
+        let lasts = Duration::from_secs(3600);
+        Arc::new(Reaction { label, codes: codes.to_vec(), text, after: None, lasts, effect })
+    };
+    let general = vec![rule(&[Enhanced::new(5, 7, 27)], "", true), rule(&[], "come back", false)];
+    let reactions = Arc::new(Reactions { general, ..Reactions::default() });
+    scheduler(Options { reactions, ..options() })
+}
+
+fn said(code: u16, enhanced: Enhanced, text: &str) -> Reason {
+    let reply = Reply { code, enhanced: Some(enhanced), text: text.into() };
+    Reason { reply: Some(reply), ..trouble(Scope::Recipient) }
+}
+
+#[test]
+fn a_reply_that_a_rule_knows_suspends_the_provider_and_says_by_which_rule_and_why() {
+    let (mut s, mut lists) = (touchy(), Lists::new());
+    s.offer(lists.many(1, "a.test", 100), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    let said = vec![said(450, Enhanced::new(4, 2, 1), "come back later")];
+    let (destination, site) = (attempts[0].destination.clone(), Arc::clone(&attempts[0].site));
+    s.finished(Finished { said, ..Finished::without_attempt(destination, site) }, NOW);
+    let (_, others) = run(&mut s, &limits(), NOW);
+    assert!(others.iter().any(|a| matches!(a, Action::Reacted(reacted) if &*reacted.rule == "all: come back")));
+    let status = s.provider_status("a", NOW).expect("known by its first label");
+    let suspension = status.suspension.expect("suspended");
+    assert!(suspension.by == "all: come back" && suspension.why.contains("come back later"), "{suspension:?}");
+    assert_eq!(status.rules.len(), 1);
+    s.reload(s.options.clone(), NOW);
+    assert!(s.provider_status("a.test", NOW).expect("known").suspension.is_some(), "a reload lets it run on");
+    s.reload(options(), NOW);
+    let status = s.provider_status("a.test", NOW).expect("known");
+    assert!(status.suspension.is_none() && status.rules.is_empty(), "a rule that is gone holds nothing");
+}
+
+#[test]
+fn a_refusal_for_our_own_configuration_is_told_from_others() {
+    let s = touchy();
+    let ours = said(550, Enhanced::new(5, 7, 27), "SPF did not pass").reply.expect("a reply");
+    let theirs = said(550, Enhanced::new(5, 1, 1), "come back as somebody else").reply.expect("a reply");
+    assert!(s.is_our_fault(&site("a.test"), &ours) && !s.is_our_fault(&site("a.test"), &theirs));
+}
+
+#[test]
+fn a_connection_too_many_costs_neither_the_site_nor_half_of_the_window() {
+    let mut s = scheduler(options());
+    s.offer(Lists::new().many(1, "a.test", 1000), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    assert_eq!(attempts.len(), 5);
+    let (destination, site) = (attempts[0].destination.clone(), Arc::clone(&attempts[0].site));
+    let pushback = Pushback { crowded: true, ..Pushback::default() };
+    let refused =
+        Finished { pushback, trouble: Some(trouble(Scope::Site)), ..Finished::without_attempt(destination, site) };
+    s.finished(refused, NOW);
+    assert_eq!(s.stats(NOW).suspended_sites, 0);
+    attempts[1..].iter().for_each(|attempt| finish(&mut s, attempt, None, NOW));
+    assert_eq!(run(&mut s, &limits(), NOW).0.len(), 4, "as many as worked");
+}
+
+#[test]
+fn a_provider_that_refuses_for_our_pace_is_sent_less_and_not_suspended() {
+    let mut s = scheduler(options());
+    s.offer(Lists::new().many(1, "a.test", 1000), NOW);
+    let (attempts, _) = run(&mut s, &limits(), NOW);
+    let later = NOW + 1500 * MS;
+    attempts[1..].iter().for_each(|attempt| finish(&mut s, attempt, None, later));
+    let (destination, site) = (attempts[0].destination.clone(), Arc::clone(&attempts[0].site));
+    let pushback = Pushback { refused: 20, ..Pushback::default() };
+    let begun = attempts[0].begun;
+    let answer = Finished { pushback, begun, relayed: 30, ..Finished::without_attempt(destination, site) };
+    s.finished(answer, later);
+    let status = s.provider_status("a.test", later).expect("known");
+    assert!(
+        status.suspension.is_none() && status.pace.is_some_and(|pace| (100.0..200.0).contains(&pace)),
+        "{status:?}"
+    );
+    assert!(run(&mut s, &limits(), later).0.is_empty(), "a moment of silence first");
+    assert!(!run(&mut s, &limits(), later + 1000 * MS).0.is_empty());
 }
 
 #[test]

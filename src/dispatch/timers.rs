@@ -38,17 +38,21 @@ impl Scheduler {
     pub(super) fn set_alarm(&mut self, destination: &Destination, at: Tick) {
         if let Some(queue) = self.queues.get_mut(destination)
             && queue.alarm.is_none_or(|alarm| at < alarm)
+            && at != Tick::NEVER
         {
             queue.alarm = Some(at);
             self.timers.push(Reverse((at, Timer::Destination(destination.clone()))));
         }
     }
 
-    /// Until when mail for a destination cannot go, if it cannot: its site is suspended, or it does not resolve.
+    /// Until when mail for a destination cannot go, if it cannot: its site or provider is suspended and no partner takes
+    /// over, or it does not resolve.
     pub(super) fn unusable_until(&self, destination: &Destination, now: Tick) -> Option<Tick> {
         match &self.queues.get(destination)?.target {
             Target::Known { site, .. } => {
-                let until = self.sites.get(&site.name)?.suspended_until(now)?;
+                let unreachable = self.sites.get(&site.name).and_then(|state| state.suspended_until(now));
+                let unwanted = self.providers.get(&site.provider).and_then(|provider| provider.suspended_until(now));
+                let until = unreachable.max(unwanted)?;
                 (!self.has_detour(destination, now)).then_some(until)
             }
             Target::Unresolved(until) => (*until > now).then_some(*until),
@@ -72,7 +76,7 @@ impl Scheduler {
             let Some(Reverse((_, timer))) = self.timers.pop() else { return };
             match timer {
                 Timer::Bundle(id) => self.reconsider(id, now),
-                Timer::Provider(name) => self.enter_ring_by_name(&name),
+                Timer::Provider(name) => self.wake_provider(&name, now),
                 Timer::Site(name) => self.wake_site(&name, now),
                 Timer::Destination(destination) => {
                     if let Some(queue) = self.queues.get_mut(&destination) {
@@ -92,13 +96,13 @@ impl Scheduler {
     pub(super) fn forget_quiet_mailings(&mut self, now: Tick) {
         if now.since(self.swept) >= self.options.coalesce_window {
             self.swept = now;
-            self.grew.retain(|_, at| now.since(*at) < self.options.coalesce_window);
+            self.grew.retain(|_, growth| now.since(growth.at()) < self.options.coalesce_window);
         }
     }
 
     pub(super) fn reconsider(&mut self, id: BundleId, now: Tick) {
         let Some(bundle) = self.bundles.get(&id) else { return };
-        let grew = self.grew.get(&bundle.envelope.mailing).copied().unwrap_or_default();
+        let grew = self.grew_at(bundle.envelope.mailing);
         let at = bundle.leaves_at(grew, self.options.coalesce_quiet, self.options.coalesce_window);
         if at > now {
             self.timers.push(Reverse((at, Timer::Bundle(id))));

@@ -25,6 +25,8 @@ pub struct Metrics {
     /// what: resident, in_flight, destinations, sites, suspended_sites, held_providers, hungry.
     scheduler: IntGaugeVec,
     in_flight: IntGauge,
+    /// By provider (those of the rules file; `other`) and kind: slow, misconfigured.
+    reactions: IntCounterVec,
 }
 
 impl Metrics {
@@ -60,6 +62,10 @@ impl Metrics {
                 &["what"],
             )?,
             in_flight: IntGauge::new("posthaste_attempts_in_flight", "Attempts under way.")?,
+            reactions: IntCounterVec::new(
+                Opts::new("posthaste_reactions_total", "Reactions to replies that took hold."),
+                &["provider", "kind"],
+            )?,
         };
         registry.register(Box::new(metrics.outcomes.clone()))?;
         registry.register(Box::new(metrics.attempts.clone()))?;
@@ -71,6 +77,7 @@ impl Metrics {
         registry.register(Box::new(metrics.unreadable.clone()))?;
         registry.register(Box::new(metrics.scheduler.clone()))?;
         registry.register(Box::new(metrics.in_flight.clone()))?;
+        registry.register(Box::new(metrics.reactions.clone()))?;
         for status in ["sent", "deferred", "bounced", "expired", "cancelled"] {
             metrics.outcomes.with_label_values(&[status]); // a series that shows 0 rather than nothing
         }
@@ -99,6 +106,13 @@ impl Metrics {
 
     pub(super) fn panicked(&self) {
         self.panics.inc();
+    }
+
+    /// A provider without a rule bears its site's name, which a stranger chose: it is counted as `other`.
+    pub(super) fn reacted(&self, provider: &str, misconfigured: bool) {
+        let kind = if misconfigured { "misconfigured" } else { "slow" };
+        let provider = if provider.contains(['.', ',']) { "other" } else { provider };
+        self.reactions.with_label_values(&[provider, kind]).inc();
     }
 
     pub(super) fn content_unreadable(&self) {

@@ -9,6 +9,7 @@
 //! index. Tasks are bounded by the scheduler's window (attempts), its queues (one load and one resolution each), and
 //! the resolver's own limit.
 
+mod control;
 mod metrics;
 mod payer;
 mod work;
@@ -20,20 +21,22 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinSet};
 
+pub use self::control::{Control, Gone, Handle};
 pub use self::metrics::Metrics;
 pub use self::payer::Payer;
-use self::work::{Done, Lost};
+use self::work::{Done, Lost, NotReady};
 use crate::attempt::{AttemptReport, Route};
 use crate::budget::Uplink;
 use crate::clock::{Clock, Tick};
 use crate::delivery::Delivery;
-use crate::dispatch::{Action, Finished, Options as DispatchOptions, Resolution, Scheduler};
+use crate::dispatch::{Action, Finished, Options as DispatchOptions, Reacted, Resolution, Scheduler};
 use crate::log::DeliveryLog;
 use crate::mail::{AttemptId, Destination, RecipientId};
-use crate::outcome::{Outcome, Reason};
+use crate::outcome::{Enhanced, Outcome, Reason};
 use crate::partner;
 use crate::route::Resolver;
 use crate::settle::{self, Rules, Settled};
+use crate::sign::Signer;
 use crate::spool::{Accepted, ContentError, Loaded, Spool};
 
 /// Accepted batches that may wait for the engine.
@@ -51,7 +54,7 @@ const WAKE_PAGE: usize = 500;
 /// How often a recipient may be offered again at once before it is deferred like any other.
 const SKIPS_MAX: u8 = 20;
 
-/// How long recipients are held whose content is damaged or missing, or could not be read just now.
+/// How long recipients are held whose content is damaged or missing, or could not be read or signed just now.
 const HOLD_DAMAGED: Duration = Duration::from_secs(3600);
 const HOLD_UNREADABLE: Duration = Duration::from_secs(60);
 
@@ -62,6 +65,8 @@ pub struct Parts {
     pub spool: Spool,
     /// Makes attempts.
     pub delivery: Delivery,
+    /// Signs what they carry.
+    pub signer: Signer,
     /// Finds sites.
     pub resolver: Resolver,
     /// Says how full the line is.
@@ -72,15 +77,6 @@ pub struct Parts {
     pub log: DeliveryLog,
     /// Counts.
     pub metrics: Metrics,
-}
-
-/// What the engine can be told while it runs.
-#[derive(Debug)]
-pub enum Control {
-    /// Take over a changed configuration.
-    Reload(Box<DispatchOptions>, Duration),
-    /// Start nothing more; answer when nothing is in flight any more.
-    Drain(oneshot::Sender<()>),
 }
 
 /// The engine's task. Made by [`Engine::new`], run by [`Engine::run`].
@@ -160,6 +156,7 @@ impl Engine {
                 self.scheduler.reload(*options, self.clock.now());
             }
             Control::Drain(drained) => self.draining = Some(drained),
+            Control::Ask(question) => question.put(&mut self.scheduler, self.clock.now()),
         }
     }
 
@@ -175,6 +172,7 @@ impl Engine {
                 Action::Load { destination, limit } => self.start_load(destination, limit),
                 Action::Start(attempt) => self.start_attempt(*attempt),
                 Action::Release(ids) => self.parts.spool.release(ids),
+                Action::Reacted(reacted) => self.reacted(&reacted),
                 Action::Expire(recipients, reason) => {
                     let settled = settle::expire(recipients, reason, &self.rules, self.clock.now());
                     self.apply(settled);
@@ -224,7 +222,7 @@ impl Engine {
             Ok((_, Done::Resolved(destination, found))) => self.resolved(&destination, found, now),
             Ok((_, Done::Loaded(destination, rows))) => self.loaded(&destination, rows, now),
             Ok((_, Done::Attempted(report))) => self.attempted(*report, now),
-            Ok((_, Done::NoContent(attempt, error))) => self.no_content(*attempt, &error, now),
+            Ok((_, Done::NotReady(attempt, error))) => self.not_ready(*attempt, &error, now),
             Err(error) => self.contain(error, lost, now),
         }
     }
@@ -253,15 +251,18 @@ impl Engine {
     }
 
     fn attempted(&mut self, report: AttemptReport, now: Tick) {
-        let report = self.bound_skips(self.give_back(report));
+        // What a partner said counts, although its recipients get another chance.
+        let said = work::said(&report);
+        let mut report = self.bound_skips(self.give_back(report));
+        self.spare_our_fault(&mut report);
         self.parts.metrics.attempted(&report);
-        self.scheduler.learn(&report);
+        self.scheduler.note_doubts(&report);
         let (destination, site) = (report.attempt.destination.clone(), Arc::clone(&report.attempt.site));
-        let trouble = report.trouble.clone();
+        let (trouble, pushback, begun) = (report.trouble.clone(), report.pushback, report.attempt.begun);
         let mut settled = settle::settle(report, &self.rules, rand::random(), now);
         let (relayed, again) = (settled.relayed, std::mem::take(&mut settled.again));
         self.apply(settled);
-        self.scheduler.finished(Finished { destination, site, relayed, trouble, again }, now);
+        self.scheduler.finished(Finished { destination, site, relayed, trouble, pushback, begun, said, again }, now);
     }
 
     /// What a partner did not take is offered again at once, to the direct route.
@@ -298,14 +299,41 @@ impl Engine {
         report
     }
 
-    fn no_content(&mut self, attempt: crate::attempt::Attempt, error: &ContentError, now: Tick) {
+    /// A refusal for good that speaks of our own configuration defers: a mistake of ours must not bounce a mailing.
+    fn spare_our_fault(&self, report: &mut AttemptReport) {
+        for outcome in &mut report.outcomes {
+            if let Outcome::Failed(reason) = outcome
+                && reason.reply.as_ref().is_some_and(|reply| self.scheduler.is_our_fault(&report.attempt.site, reply))
+            {
+                let status = Enhanced { class: 4, ..reason.status };
+                *outcome = Outcome::Deferred(Reason { status, ..reason.clone() });
+            }
+        }
+    }
+
+    fn reacted(&self, reacted: &Reacted) {
+        let Reacted { provider, rule, why, misconfigured } = reacted;
+        self.parts.metrics.reacted(provider, *misconfigured);
+        if *misconfigured {
+            tracing::error!(%provider, %rule, %why, "the provider refuses us for our own configuration; its mail waits");
+        } else {
+            tracing::warn!(%provider, %rule, %why, "a reaction took hold");
+        }
+    }
+
+    fn not_ready(&mut self, attempt: crate::attempt::Attempt, error: &NotReady, now: Tick) {
         tracing::error!(%error, attempt = %attempt.id, recipients = attempt.recipients.len(), "recipients are held");
-        self.parts.metrics.content_unreadable();
-        let pause = if matches!(error, ContentError::Io(..)) { HOLD_UNREADABLE } else { HOLD_DAMAGED };
+        if matches!(error, NotReady::Content(_)) {
+            self.parts.metrics.content_unreadable();
+        }
+        let pause = match error {
+            NotReady::Signature(_) | NotReady::Content(ContentError::Io(..)) => HOLD_UNREADABLE,
+            NotReady::Content(_) => HOLD_DAMAGED,
+        };
         let (destination, site) = (attempt.destination, attempt.site);
         let settled = settle::hold(attempt.recipients, &error.to_string(), pause, now);
         self.apply(settled);
-        self.scheduler.finished(Finished { destination, site, relayed: 0, trouble: None, again: Vec::new() }, now);
+        self.scheduler.finished(Finished::without_attempt(destination, site), now);
     }
 
     /// A task panicked. What it held is given back; nothing else is touched.
@@ -324,8 +352,7 @@ impl Engine {
                 let work::Stake { destination, site, recipients } = *attempt;
                 let settled = settle::hold(recipients, "internal error during the attempt", HOLD_UNREADABLE, now);
                 self.apply(settled);
-                self.scheduler
-                    .finished(Finished { destination, site, relayed: 0, trouble: None, again: Vec::new() }, now);
+                self.scheduler.finished(Finished::without_attempt(destination, site), now);
             }
             None => {}
         }

@@ -2,20 +2,38 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::Engine;
-use crate::attempt::{Attempt, AttemptReport, Delays, Route, Site};
+use crate::attempt::{Attempt, AttemptReport, Delays, Pushback, Route, Site};
+use crate::delivery::Outgoing;
 use crate::dispatch::Resolution;
 use crate::mail::{Destination, Queued};
 use crate::outcome::{Enhanced, Outcome, Phase, Reason, Scope};
 use crate::partner;
-use crate::spool::{ContentError, Loaded};
+use crate::sign::{SignError, Signer};
+use crate::spool::{ContentError, Loaded, Spool};
+
+/// Different things said in one attempt that are looked at: personal texts for a hundred recipients are one thing.
+const SAID_MAX: usize = 8;
 
 /// What a task came back with.
 pub(super) enum Done {
     Resolved(Destination, Result<Resolution, Reason>),
     Loaded(Destination, std::io::Result<Loaded>),
     Attempted(Box<AttemptReport>),
-    NoContent(Box<Attempt>, ContentError),
+    NotReady(Box<Attempt>, NotReady),
+}
+
+/// Why there was nothing to send.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotReady {
+    /// The content is damaged, missing or unreadable.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// It could not be signed.
+    #[error(transparent)]
+    Signature(#[from] SignError),
 }
 
 /// What is lost if a task panics.
@@ -55,7 +73,8 @@ impl Engine {
     }
 
     pub(super) fn start_attempt(&mut self, attempt: Attempt) {
-        let (spool, delivery) = (self.parts.spool.clone(), self.parts.delivery.clone());
+        let (spool, signer) = (self.parts.spool.clone(), self.parts.signer.clone());
+        let delivery = self.parts.delivery.clone();
         let stake = Stake {
             destination: attempt.destination.clone(),
             site: Arc::clone(&attempt.site),
@@ -63,12 +82,10 @@ impl Engine {
         };
         let partners = self.parts.partners.clone();
         let task = self.tasks.spawn(async move {
-            match spool.content(attempt.envelope.content).await {
-                Ok(content) if has_been_here(&attempt.site, &content.bytes, &partners) => {
-                    Done::Attempted(Box::new(untried(attempt)))
-                }
-                Ok(content) => Done::Attempted(Box::new(delivery.attempt(attempt, content.bytes).await)),
-                Err(error) => Done::NoContent(Box::new(attempt), error),
+            match prepare(&spool, &signer, &partners, &attempt).await {
+                Ok(Some(outgoing)) => Done::Attempted(Box::new(delivery.attempt(attempt, outgoing).await)),
+                Ok(None) => Done::Attempted(Box::new(untried(attempt))),
+                Err(error) => Done::NotReady(Box::new(attempt), error),
             }
         });
         self.at_stake.insert(task.id(), Lost::Attempt(Box::new(stake)));
@@ -91,11 +108,44 @@ fn untried(attempt: Attempt) -> AttemptReport {
         outcomes: vec![Outcome::NotTried; attempt.recipients.len()],
         attempt,
         trouble: None,
+        pushback: Pushback::default(),
         delays: Delays::default(),
         peer: None,
         bytes: 0,
         transaction: false,
     }
+}
+
+/// Fetches the content and has it signed; `None` if it must not go this way. A report to a list host of ours needs no
+/// signature.
+async fn prepare(
+    spool: &Spool,
+    signer: &Signer,
+    partners: &partner::Metrics,
+    attempt: &Attempt,
+) -> Result<Option<Outgoing>, NotReady> {
+    let envelope = &attempt.envelope;
+    let content = spool.content(envelope.content).await?.bytes;
+    if has_been_here(&attempt.site, &content, partners) {
+        return Ok(None);
+    }
+    let prefix = match attempt.destination {
+        Destination::Domain(_) => signer.sign(&envelope.list_host, envelope.content, &content).await?,
+        Destination::ListHost(_) => Bytes::new(),
+    };
+    Ok(Some(Outgoing { prefix, content }))
+}
+
+/// What the next hop said in an attempt beside yes, each thing once: up to [`SAID_MAX`] things.
+pub(super) fn said(report: &AttemptReport) -> Vec<Reason> {
+    let mut said: Vec<Reason> = report.trouble.iter().cloned().collect();
+    for outcome in &report.outcomes {
+        let (Outcome::Deferred(reason) | Outcome::Failed(reason)) = outcome else { continue };
+        if said.len() < SAID_MAX && !said.iter().any(|known| known.reply == reason.reply) {
+            said.push(reason.clone());
+        }
+    }
+    said
 }
 
 /// The reason for deferring a recipient that its next hop never let us try.

@@ -114,7 +114,7 @@ impl Policy {
                 postmaster: options.postmaster.clone(),
                 starttls,
                 auth: !admission.authenticator.is_empty(),
-                requiretls: false,
+                requiretls: starttls,
             })
         });
         let (all, strangers) = (options.connections as usize, options.stranger_connections as usize);

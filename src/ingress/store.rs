@@ -28,11 +28,7 @@ impl Store for Keeper {
     }
 
     async fn accept_all(&self, submissions: Vec<Submission>) -> Result<Vec<QueueId>, AcceptError> {
-        let mut ids = Vec::new();
-        for submission in submissions {
-            ids.push(self.spool.accept(submission).await?);
-        }
-        Ok(ids)
+        self.spool.accept_all(submissions).await
     }
 }
 

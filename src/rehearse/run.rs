@@ -413,6 +413,7 @@ fn prepare(
     workspace: &Workspace,
 ) -> anyhow::Result<(std::net::SocketAddr, Program)> {
     let setting = Setting {
+        initial_rate: options.scenario.initial_rate(),
         listen: relay::free_address()?,
         admin: relay::free_address()?,
         dns: internet.dns_address,

@@ -5,14 +5,26 @@
 //! what is merely unanswered: the status of the [`Reason`](crate::outcome::Reason) is of class 5 or 4.
 
 mod dns;
+#[cfg(test)]
+mod dnssec_tests;
 mod exchangers;
+mod memory;
 mod network;
 mod options;
 mod resolver;
+pub mod roots;
+#[cfg(test)]
+mod signing;
+mod sts;
+#[cfg(test)]
+mod sts_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod tlsa;
 
-pub use options::{Options, ProviderRule};
+pub use options::{Options, ProviderRule, Sts as StsOptions};
 pub use resolver::{Resolved, Resolver, ResolverError};
+pub use sts::{StsMode, StsPolicy};
+pub use tlsa::{DANE_EE, DANE_TA, Tlsa};

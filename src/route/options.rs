@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,12 @@ pub struct Options {
     pub concurrency: usize,
     /// Sites that are remembered.
     pub cache_entries: u64,
+    /// Whether answers are validated (DNSSEC), without which there is no DANE. Costs several questions for each one.
+    pub dnssec: bool,
+    /// File of DNSKEY records to start from instead of the root's that are built in.
+    pub trust_anchor: Option<PathBuf>,
+    /// MTA-STS.
+    pub sts: Sts,
     /// Our own names: an exchanger with one of them, and all of higher preference, are dropped (RFC 5321 section 5.1).
     pub own_names: Vec<String>,
     /// Our own listening addresses: never a next hop.
@@ -47,4 +54,17 @@ pub struct ProviderRule {
     pub domains: Vec<String>,
     /// Its ceilings.
     pub limits: Arc<Limits>,
+}
+
+/// Whether and how MTA-STS policies are fetched (RFC 8461).
+#[derive(Clone, Debug)]
+pub struct Sts {
+    /// Whether domains are asked for policies at all.
+    pub enabled: bool,
+    /// Directory in which policies are kept over restarts.
+    pub cache: Option<PathBuf>,
+    /// PEM file of the root certificates that policy hosts are checked against; none: the system's.
+    pub roots: Option<PathBuf>,
+    /// The port of policy hosts; 443.
+    pub port: u16,
 }

@@ -1,38 +1,27 @@
-//! From a destination to its site, and from a host to its addresses.
-//!
-//! What is known is kept for its TTL, within 30 s and a day; a refusal shortly. One question at a time is asked for a name,
-//! whoever else waits for the answer. If the DNS falls silent, what was known before holds on for a day: mail to a domain
-//! whose servers are down for an hour should reach its exchangers all the same.
+//! From a destination to its site, and from a host to its addresses. What was learned is kept by `memory`.
 
-use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
+use hickory_resolver::proto::dnssec::TrustAnchors;
 use hickory_resolver::proto::rr::RecordType;
-use moka::future::Cache;
 use prometheus::{IntCounterVec, Opts, Registry};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
-use super::dns::{Answer, Dns};
+use super::dns::{Answer, Dns, Records};
 use super::exchangers::{self, Verdict};
+use super::memory::{Found, Memory, NEGATIVE};
 use super::network::{self, Objection};
 use super::options::{Options, ProviderRule};
+use super::roots;
+use super::sts::{Sts, StsPolicy};
+use super::tlsa::Tlsa;
 use crate::attempt::{Exchanger, Limits, Route, Site};
-use crate::budget::Descriptors;
+use crate::budget::{Descriptors, Use};
 use crate::mail::{Destination, Domain};
 use crate::outcome::{Enhanced, Phase, Reason, Reply, Scope};
-
-/// How long an answer is believed: at least, at most. Zero TTLs would ask per attempt, huge ones never again.
-const TTL: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(86_400));
-/// How long "no such thing" is believed.
-const NEGATIVE: Duration = Duration::from_secs(60);
-/// How long a failed question is not repeated: enough that a thousand recipients ask once.
-const UNKNOWN: Duration = Duration::from_secs(1);
-/// How long an answer outlives its TTL while the DNS is silent.
-const STALE: Duration = Duration::from_secs(86_400);
 
 /// Asking the DNS could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +31,17 @@ pub enum ResolverError {
         "the system's DNS configuration (/etc/resolv.conf) cannot be used: {0}; name servers can be given in [dns]"
     )]
     System(String),
+    /// The file of trust anchors cannot be used.
+    #[error("the trust anchors in {} cannot be used: {error}", path.display())]
+    TrustAnchors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// The file of root certificates cannot be used.
+    #[error(transparent)]
+    Roots(std::io::Error),
     /// A metric of that name exists.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -54,6 +54,16 @@ pub struct Resolved {
     pub site: Arc<Site>,
     /// Its provider's ceilings.
     pub limits: Arc<Limits>,
+    /// Whether DNSSEC proves that these are the exchangers; only then does DANE speak for the domain (RFC 7672 section 2.2.1).
+    pub secure: bool,
+}
+
+/// The addresses of a host.
+#[derive(Debug)]
+struct Addresses {
+    ips: Vec<IpAddr>,
+    /// Whether DNSSEC proves them.
+    secure: bool,
 }
 
 /// Resolves destinations and hosts. Cheap to clone; clones share cache and limits.
@@ -64,7 +74,28 @@ pub struct Resolver(Arc<Inner>);
 struct Inner {
     setup: ArcSwap<Setup>,
     descriptors: Descriptors,
+    metrics: Metrics,
+}
+
+/// What the resolver counts.
+#[derive(Clone, Debug)]
+struct Metrics {
+    /// DNS questions, by record type and result.
     questions: IntCounterVec,
+    /// MTA-STS policies, by how what is in force was learned.
+    policies: IntCounterVec,
+}
+
+impl Metrics {
+    fn new(registry: &Registry) -> Result<Metrics, prometheus::Error> {
+        let questions = Opts::new("posthaste_route_dns_questions_total", "DNS questions by record type and result.");
+        let questions = IntCounterVec::new(questions, &["type", "result"])?;
+        let policies = Opts::new("posthaste_route_mta_sts_total", "MTA-STS policies looked for, by result.");
+        let policies = IntCounterVec::new(policies, &["result"])?;
+        registry.register(Box::new(questions.clone()))?;
+        registry.register(Box::new(policies.clone()))?;
+        Ok(Metrics { questions, policies })
+    }
 }
 
 /// What a reload replaces as a whole.
@@ -72,8 +103,14 @@ struct Inner {
 struct Setup {
     options: Options,
     dns: Dns,
+    descriptors: Descriptors,
     sites: Memory<Domain, Resolved>,
-    addresses: Memory<Arc<str>, [IpAddr]>,
+    addresses: Memory<Arc<str>, Addresses>,
+    tlsa: Memory<(Arc<str>, u16), [Tlsa]>,
+    /// `None`: MTA-STS is switched off.
+    sts: Option<Sts>,
+    policies: Memory<Domain, Option<Arc<StsPolicy>>>,
+    fetches: IntCounterVec,
 }
 
 impl Resolver {
@@ -82,11 +119,9 @@ impl Resolver {
     /// # Errors
     /// [`ResolverError`].
     pub fn new(options: Options, descriptors: Descriptors, registry: &Registry) -> Result<Resolver, ResolverError> {
-        let questions = Opts::new("posthaste_route_dns_questions_total", "DNS questions by record type and result.");
-        let questions = IntCounterVec::new(questions, &["type", "result"])?;
-        registry.register(Box::new(questions.clone()))?;
-        let setup = Setup::new(options, descriptors.clone(), questions.clone())?;
-        Ok(Resolver(Arc::new(Inner { setup: ArcSwap::from_pointee(setup), descriptors, questions })))
+        let metrics = Metrics::new(registry)?;
+        let setup = Setup::new(options, descriptors.clone(), &metrics)?;
+        Ok(Resolver(Arc::new(Inner { setup: ArcSwap::from_pointee(setup), descriptors, metrics })))
     }
 
     /// Takes new options; what is known is forgotten, because rules and ranges shape it.
@@ -94,7 +129,7 @@ impl Resolver {
     /// # Errors
     /// [`ResolverError::System`]; the old options then stay.
     pub fn reload(&self, options: Options) -> Result<(), ResolverError> {
-        let setup = Setup::new(options, self.0.descriptors.clone(), self.0.questions.clone())?;
+        let setup = Setup::new(options, self.0.descriptors.clone(), &self.0.metrics)?;
         self.0.setup.store(Arc::new(setup));
         Ok(())
     }
@@ -113,8 +148,29 @@ impl Resolver {
         let setup = self.0.setup.load_full();
         match destination {
             Destination::ListHost(name) => setup.list_host(name),
-            Destination::Domain(domain) => setup.sites.get(domain, setup.ask_site(domain)).await,
+            Destination::Domain(domain) => {
+                // The policy is looked for at the same time, so that no attempt has to wait for it.
+                let (site, _policy) =
+                    tokio::join!(setup.sites.get(domain, setup.ask_site(domain)), setup.policy(domain));
+                site
+            }
         }
+    }
+
+    /// Whether DNSSEC proves which exchangers a destination has.
+    pub async fn has_secure_exchangers(&self, destination: &Destination) -> bool {
+        let setup = self.0.setup.load_full();
+        match destination {
+            Destination::Domain(domain) if setup.options.dnssec => {
+                setup.sites.get(domain, setup.ask_site(domain)).await.is_ok_and(|found| found.secure)
+            }
+            _ => false,
+        }
+    }
+
+    /// The MTA-STS policy that is in force for a domain (RFC 8461).
+    pub async fn sts(&self, domain: &Domain) -> Option<Arc<StsPolicy>> {
+        self.0.setup.load_full().policy(domain).await
     }
 
     /// Finds the addresses of an exchanger, IPv6 and IPv4 taking turns (RFC 8305 section 4).
@@ -125,17 +181,38 @@ impl Resolver {
     pub async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
         let setup = self.0.setup.load_full();
         let found = setup.addresses.get(&Arc::from(host), setup.ask_addresses(host)).await?;
-        let options = &setup.options;
-        let mut usable = Vec::with_capacity(found.len());
-        for &ip in found.iter() {
-            let address = SocketAddr::new(ip, port);
-            match network::objection(address, &options.own_addresses, &options.allow_networks) {
-                None => usable.push(address),
-                Some(Objection::Prohibited) => {}
-                Some(Objection::Ourselves) => return Err(loops(format!("{host} leads to our own listener {address}"))),
-            }
+        setup.usable(host, &found.ips, port)
+    }
+
+    /// The TLSA records of an exchanger, usable or not. None where the host's addresses are not proven: its name servers may
+    /// then not even answer such questions (RFC 7672 section 2.1.3).
+    ///
+    /// # Errors
+    /// The reason, temporary: no answer or a forged one. To go on without would be what an attacker wants (RFC 7672 section
+    /// 2.1.2).
+    pub async fn tlsa(&self, host: &str, port: u16) -> Result<Arc<[Tlsa]>, Reason> {
+        let setup = self.0.setup.load_full();
+        let host: Arc<str> = host.into();
+        let addresses = setup.addresses.get(&host, setup.ask_addresses(&host)).await?;
+        if !addresses.secure {
+            return Ok(Arc::from([]));
         }
-        if usable.is_empty() { Err(prohibited(host, &found)) } else { Ok(usable) }
+        let key = (host, port);
+        setup.tlsa.get(&key, setup.ask_tlsa(&key.0, port)).await
+    }
+
+    /// Asks for the TXT records of a name, each joined of its strings; octets that are no UTF-8 are replaced. Not remembered.
+    ///
+    /// # Errors
+    /// The DNS gave no answer (4.4.3). That there are none is an answer.
+    pub async fn txt(&self, name: &str) -> Result<Vec<String>, Reason> {
+        match self.0.setup.load_full().dns.txt(name).await {
+            Answer::Records(found) => {
+                Ok(found.records.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect())
+            }
+            Answer::NoData | Answer::NoName => Ok(Vec::new()),
+            Answer::Unknown(error) => Err(unanswered(name, "TXT", &error)),
+        }
     }
 
     /// Finds the addresses of a host that the operator declared, a list host's bounce address or a partner: only our own
@@ -159,11 +236,68 @@ impl Resolver {
 }
 
 impl Setup {
-    fn new(options: Options, descriptors: Descriptors, questions: IntCounterVec) -> Result<Setup, ResolverError> {
-        let dns = Dns::new(&options, descriptors, questions);
+    fn new(options: Options, descriptors: Descriptors, metrics: &Metrics) -> Result<Setup, ResolverError> {
+        let anchors = trust_anchors(&options)?;
+        let dns = Dns::new(&options, anchors, descriptors.clone(), metrics.questions.clone());
         let dns = dns.map_err(|error| ResolverError::System(error.to_string()))?;
+        let sts = match &options.sts {
+            on if on.enabled => {
+                let roots = roots::load(on.roots.as_deref()).map_err(ResolverError::Roots)?;
+                Some(Sts::new(roots, on.cache.clone()))
+            }
+            _ => None,
+        };
         let entries = options.cache_entries.max(16);
-        Ok(Setup { options, dns, sites: Memory::new(entries), addresses: Memory::new(entries) })
+        Ok(Setup {
+            dns,
+            sts,
+            descriptors,
+            sites: Memory::new(entries),
+            addresses: Memory::new(entries),
+            tlsa: Memory::new(entries),
+            policies: Memory::new(entries),
+            fetches: metrics.policies.clone(),
+            options,
+        })
+    }
+
+    async fn policy(&self, domain: &Domain) -> Option<Arc<StsPolicy>> {
+        let sts = self.sts.as_ref()?;
+        let known = self.policies.get(domain, self.ask_policy(sts, domain)).await;
+        known.ok().and_then(|policy| (*policy).clone())
+    }
+
+    async fn ask_policy(&self, sts: &Sts, domain: &Domain) -> Found<Option<Arc<StsPolicy>>> {
+        let announced = match self.dns.txt(&format!("_mta-sts.{domain}")).await {
+            Answer::Records(Records { records, .. }) => records,
+            Answer::NoData | Answer::NoName | Answer::Unknown(_) => Vec::new(),
+        };
+        let found = sts.in_force(domain, &announced, self.fetch_policy(sts, domain)).await;
+        self.fetches.with_label_values(&[found.result]).inc();
+        Found::Yes(Arc::new(found.policy), found.until)
+    }
+
+    async fn fetch_policy(&self, sts: &Sts, domain: &Domain) -> Result<String, String> {
+        let host: Arc<str> = format!("mta-sts.{domain}").into();
+        let found = self.addresses.get(&host, self.ask_addresses(&host)).await;
+        let usable = found.and_then(|found| self.usable(&host, &found.ips, self.options.sts.port));
+        let addresses = usable.map_err(|reason| reason.text.to_string())?;
+        let _lease = self.descriptors.lease(Use::Dns).await;
+        sts.fetch(&host, &addresses).await
+    }
+
+    /// The addresses that may be connected to.
+    fn usable(&self, host: &str, ips: &[IpAddr], port: u16) -> Result<Vec<SocketAddr>, Reason> {
+        let mut usable = Vec::with_capacity(ips.len());
+        for &ip in ips {
+            let address = SocketAddr::new(ip, port);
+            match network::objection(address, &self.options.own_addresses, &self.options.allow_networks) {
+                None => usable.push(address),
+                Some(Objection::Prohibited) => {}
+                Some(Objection::Ourselves) => return Err(loops(format!("{host} leads to our own listener {address}"))),
+            }
+        }
+        if usable.is_empty() { Err(prohibited(host, ips)) } else { Ok(usable) }
     }
 
     fn list_host(&self, name: &Arc<str>) -> Result<Arc<Resolved>, Reason> {
@@ -178,7 +312,7 @@ impl Setup {
         };
         // A lane to our own side: paced by nothing.
         let limits = Limits { connection_rate: None, recipient_rate: None, ..(*self.options.default_limits).clone() };
-        Ok(Arc::new(Resolved { site: Arc::new(site), limits: Arc::new(limits) }))
+        Ok(Arc::new(Resolved { site: Arc::new(site), limits: Arc::new(limits), secure: false }))
     }
 
     /// A name goes the way that the operator's other programs go, hosts file and search list included, unless name servers
@@ -188,7 +322,8 @@ impl Setup {
             return Ok(Arc::from([ip]));
         }
         if !self.options.servers.is_empty() {
-            return self.addresses.get(&Arc::from(host), self.ask_addresses(host)).await.map_err(temporary);
+            let found = self.addresses.get(&Arc::from(host), self.ask_addresses(host)).await.map_err(temporary)?;
+            return Ok(found.ips.as_slice().into());
         }
         let failed = |error: std::io::Error| unanswered(host, "address", &error.to_string());
         let asked = tokio::time::timeout(self.options.timeout * 2, tokio::net::lookup_host((host, 0))).await;
@@ -197,9 +332,10 @@ impl Setup {
     }
 
     async fn ask_site(&self, domain: &Domain) -> Found<Resolved> {
-        let (records, ttl) = match self.dns.mx(domain.as_str()).await {
-            Answer::Records(records, ttl) => (records, ttl),
-            Answer::NoData => (Vec::new(), NEGATIVE),
+        let Records { records, ttl, secure } = match self.dns.mx(domain.as_str()).await {
+            Answer::Records(records) => records,
+            // The domain is its own exchanger, so that its addresses alone decide whether DANE applies.
+            Answer::NoData => Records { records: Vec::new(), ttl: NEGATIVE, secure: self.options.dnssec },
             Answer::NoName => {
                 let text = format!("the domain {domain} does not exist");
                 return Found::No(reason(Enhanced::new(5, 1, 2), text));
@@ -207,7 +343,7 @@ impl Setup {
             Answer::Unknown(error) => return Found::Unknown(unanswered(domain.as_str(), "MX", &error)),
         };
         match exchangers::judge(domain.as_str(), &records, &self.options.own_names) {
-            Verdict::Exchangers(exchangers) => Found::Yes(Arc::new(self.resolved(domain, exchangers)), ttl),
+            Verdict::Exchangers(exchangers) => Found::Yes(Arc::new(self.resolved(domain, exchangers, secure)), ttl),
             Verdict::NullMx => Found::No(null_mx(domain)),
             Verdict::Unusable => {
                 let text = format!("no MX of {domain} names a usable host");
@@ -217,44 +353,68 @@ impl Setup {
         }
     }
 
-    fn resolved(&self, domain: &Domain, exchangers: Vec<Exchanger>) -> Resolved {
+    fn resolved(&self, domain: &Domain, exchangers: Vec<Exchanger>, secure: bool) -> Resolved {
         let name: Arc<str> = exchangers::site_name(&exchangers).into();
         let rule = self.options.providers.iter().find(|rule| matches(rule, domain, &exchangers));
         let (provider, limits) = match rule {
             Some(rule) => (Arc::clone(&rule.name), Arc::clone(&rule.limits)),
             None => (Arc::clone(&name), Arc::clone(&self.options.default_limits)),
         };
-        Resolved { site: Arc::new(Site { name, provider, route: Route::Mx(exchangers) }), limits }
+        Resolved { site: Arc::new(Site { name, provider, route: Route::Mx(exchangers) }), limits, secure }
     }
 
     /// Both families at once. Before a host counts as having no address it is asked for a second time.
-    async fn ask_addresses(&self, host: &str) -> Found<[IpAddr]> {
+    async fn ask_addresses(&self, host: &str) -> Found<Addresses> {
         match self.ask_addresses_once(host).await {
             Found::No(_) => self.ask_addresses_once(host).await,
             found => found,
         }
     }
 
-    async fn ask_addresses_once(&self, host: &str) -> Found<[IpAddr]> {
+    async fn ask_addresses_once(&self, host: &str) -> Found<Addresses> {
         let v6 = self.dns.addresses(host, RecordType::AAAA);
         let v4 = self.dns.addresses(host, RecordType::A);
         let (v6, v4) = tokio::join!(v6, v4);
-        let (v6, v6_ttl, v6_error) = parts(v6);
-        let (v4, v4_ttl, v4_error) = parts(v4);
-        let found = interleave(v6, v4);
+        let (v6, v6_error) = parts(v6);
+        let (v4, v4_error) = parts(v4);
+        let (ttl, secure) = (v6.ttl.min(v4.ttl), v6.secure && v4.secure);
+        let ips = interleave(v6.records, v4.records);
         match v4_error.or(v6_error) {
-            _ if !found.is_empty() => Found::Yes(found.into(), v6_ttl.min(v4_ttl)),
+            _ if !ips.is_empty() => Found::Yes(Arc::new(Addresses { ips, secure }), ttl),
             Some(error) => Found::Unknown(unanswered(host, "address", &error)),
             None => Found::No(reason(Enhanced::new(5, 4, 4), format!("the host {host} has no address"))),
         }
     }
+
+    /// A failed question is an answer here, kept for a while: no earlier one stands in for it.
+    async fn ask_tlsa(&self, host: &str, port: u16) -> Found<[Tlsa]> {
+        match self.dns.tlsa(host, port).await {
+            Answer::Records(Records { records, ttl, secure: true }) => Found::Yes(records.into(), ttl),
+            Answer::Records(_) | Answer::NoData | Answer::NoName => Found::Yes(Arc::from([]), NEGATIVE),
+            Answer::Unknown(error) => {
+                let text = format!("DNS gave no valid answer for TLSA of {host}: {error}");
+                Found::No(reason(Enhanced::new(4, 7, 5), text))
+            }
+        }
+    }
 }
 
-fn parts(answer: Answer<IpAddr>) -> (Vec<IpAddr>, Duration, Option<String>) {
+/// What validation starts from where it is not the root's own keys.
+fn trust_anchors(options: &Options) -> Result<Option<Arc<TrustAnchors>>, ResolverError> {
+    let Some(path) = options.trust_anchor.as_ref().filter(|_| options.dnssec) else { return Ok(None) };
+    match TrustAnchors::from_file(path) {
+        Ok(anchors) => Ok(Some(Arc::new(anchors))),
+        Err(error) => Err(ResolverError::TrustAnchors { path: path.clone(), error: error.to_string() }),
+    }
+}
+
+/// The addresses of one family; a family without any is no reason to doubt the other.
+fn parts(answer: Answer<IpAddr>) -> (Records<IpAddr>, Option<String>) {
+    let none = || Records { records: Vec::new(), ttl: Duration::MAX, secure: true };
     match answer {
-        Answer::Records(addresses, ttl) => (addresses, ttl, None),
-        Answer::NoData | Answer::NoName => (Vec::new(), Duration::MAX, None),
-        Answer::Unknown(error) => (Vec::new(), Duration::MAX, Some(error)),
+        Answer::Records(records) => (records, None),
+        Answer::NoData | Answer::NoName => (none(), None),
+        Answer::Unknown(error) => (none(), Some(error)),
     }
 }
 
@@ -304,152 +464,4 @@ fn null_mx(domain: &Domain) -> Reason {
 
 fn temporary(permanent: Reason) -> Reason {
     Reason { status: Enhanced { class: 4, ..permanent.status }, ..permanent }
-}
-
-/// What asking came to.
-enum Found<T: ?Sized> {
-    Yes(Arc<T>, Duration),
-    No(Reason),
-    Unknown(Reason),
-}
-
-/// What is known by name, bounded; who asks first asks for all.
-#[derive(Debug)]
-struct Memory<K, T: ?Sized>(Cache<K, Arc<Slot<T>>>)
-where
-    K: Hash + Eq + Send + Sync + 'static,
-    T: Send + Sync + 'static;
-
-#[derive(Debug)]
-struct Slot<T: ?Sized> {
-    known: ArcSwapOption<Known<T>>,
-    asking: Mutex<()>,
-}
-
-#[derive(Debug)]
-struct Known<T: ?Sized> {
-    answer: Result<Arc<T>, Reason>,
-    until: Instant,
-    /// Until when it may stand in for an answer that does not come.
-    last_resort: Instant,
-}
-
-impl<K, T> Memory<K, T>
-where
-    K: Hash + Eq + Clone + Send + Sync + 'static,
-    T: ?Sized + Send + Sync + 'static,
-{
-    fn new(entries: u64) -> Memory<K, T> {
-        Memory(Cache::new(entries))
-    }
-
-    async fn get(&self, key: &K, ask: impl Future<Output = Found<T>>) -> Result<Arc<T>, Reason> {
-        let fresh = async { Arc::new(Slot { known: ArcSwapOption::empty(), asking: Mutex::new(()) }) };
-        let slot = match self.0.get(key).await {
-            Some(slot) => slot,
-            None => self.0.get_with(key.clone(), fresh).await,
-        };
-        if let Some(answer) = slot.current() {
-            return answer;
-        }
-        let _asking = slot.asking.lock().await;
-        match slot.current() {
-            Some(answer) => answer,
-            None => slot.learn(ask.await),
-        }
-    }
-}
-
-impl<T: ?Sized> Slot<T> {
-    fn current(&self) -> Option<Result<Arc<T>, Reason>> {
-        let known = self.known.load();
-        known.as_ref().filter(|known| Instant::now() < known.until).map(|known| known.answer.clone())
-    }
-
-    fn learn(&self, found: Found<T>) -> Result<Arc<T>, Reason> {
-        let now = Instant::now();
-        let known = match found {
-            Found::Yes(value, ttl) => {
-                let until = now + ttl.clamp(TTL.0, TTL.1);
-                Known { answer: Ok(value), until, last_resort: until + STALE }
-            }
-            Found::No(reason) => Known { answer: Err(reason), until: now + NEGATIVE, last_resort: now },
-            Found::Unknown(reason) => self.instead(reason, now),
-        };
-        let answer = known.answer.clone();
-        self.known.store(Some(Arc::new(known)));
-        answer
-    }
-
-    /// What to go by while the DNS is silent. Either way the question is not repeated at once.
-    fn instead(&self, reason: Reason, now: Instant) -> Known<T> {
-        let until = now + UNKNOWN;
-        match self.known.load_full() {
-            Some(old) if old.answer.is_ok() && now < old.last_resort => {
-                Known { answer: old.answer.clone(), until, last_resort: old.last_resort }
-            }
-            _ => Known { answer: Err(reason), until, last_resort: now },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    fn no(class: u8) -> Reason {
-        reason(Enhanced::new(class, 0, 0), "no".to_owned())
-    }
-
-    /// Asks the memory, which asks this: how often it did, and what came of it.
-    async fn ask(memory: &Memory<u8, u32>, asked: &Cell<u32>, found: Found<u32>) -> Result<u32, u8> {
-        let ask = async {
-            asked.set(asked.get() + 1);
-            found
-        };
-        memory.get(&1, ask).await.map(|value| *value).map_err(|reason| reason.status.class)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_is_kept_for_its_ttl_within_bounds() {
-        for (ttl, kept) in [(0, 30), (300, 300), (1 << 31, 86_400)] {
-            let (memory, asked) = (Memory::new(10), Cell::new(0));
-            let yes = |value| Found::Yes(Arc::new(value), Duration::from_secs(ttl));
-            assert_eq!(ask(&memory, &asked, yes(1)).await, Ok(1));
-            tokio::time::advance(Duration::from_secs(kept) - Duration::from_millis(1)).await;
-            assert_eq!(ask(&memory, &asked, yes(2)).await, Ok(1));
-            tokio::time::advance(Duration::from_millis(1)).await;
-            assert_eq!((ask(&memory, &asked, yes(3)).await, asked.get()), (Ok(3), 2));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_refusal_is_kept_for_a_minute_and_silence_for_a_second() {
-        let (memory, asked) = (Memory::new(10), Cell::new(0));
-        assert_eq!(ask(&memory, &asked, Found::Unknown(no(4))).await, Err(4));
-        assert_eq!((ask(&memory, &asked, Found::No(no(5))).await, asked.get()), (Err(4), 1));
-        tokio::time::advance(UNKNOWN).await;
-        assert_eq!(ask(&memory, &asked, Found::No(no(5))).await, Err(5));
-        tokio::time::advance(MINUTE - UNKNOWN).await;
-        assert_eq!((ask(&memory, &asked, Found::No(no(5))).await, asked.get()), (Err(5), 2));
-        tokio::time::advance(UNKNOWN).await;
-        assert_eq!((ask(&memory, &asked, Found::Yes(Arc::new(1), MINUTE)).await, asked.get()), (Ok(1), 3));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_known_holds_for_a_day_while_the_dns_is_silent() {
-        let (memory, asked) = (Memory::new(10), Cell::new(0));
-        assert_eq!(ask(&memory, &asked, Found::Yes(Arc::new(1), MINUTE)).await, Ok(1));
-        tokio::time::advance(MINUTE * 2).await;
-        assert_eq!(ask(&memory, &asked, Found::Unknown(no(4))).await, Ok(1));
-        assert_eq!((ask(&memory, &asked, Found::Unknown(no(4))).await, asked.get()), (Ok(1), 2), "not asked at once");
-        tokio::time::advance(STALE - MINUTE * 2).await;
-        assert_eq!(ask(&memory, &asked, Found::Unknown(no(4))).await, Ok(1));
-        tokio::time::advance(MINUTE * 2).await;
-        assert_eq!(ask(&memory, &asked, Found::Unknown(no(4))).await, Err(4));
-    }
 }

@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hickory_resolver::proto::op::{Message, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, TLSA};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 
-use super::{Options, Resolver};
+use super::signing::Signer;
+use super::{Options, Resolver, StsOptions};
 use crate::attempt::Limits;
 use crate::budget::Descriptors;
 
@@ -18,6 +20,8 @@ use crate::budget::Descriptors;
 #[derive(Clone, Debug)]
 pub(crate) enum Says {
     Records(Vec<RData>),
+    /// As before, with a signature that is wrong, where the server signs.
+    Forged(Vec<RData>),
     Code(ResponseCode),
     Silence,
     Garbage,
@@ -29,13 +33,25 @@ pub(crate) struct FakeDns {
     pub(crate) address: SocketAddr,
     zone: Arc<Mutex<HashMap<(String, RecordType), Says>>>,
     asked: Arc<Mutex<Vec<(String, RecordType)>>>,
+    signer: Option<Arc<Signer>>,
+    /// Zones that the signed root delegates without DS: nothing in them is signed.
+    unsigned: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakeDns {
     pub(crate) async fn start() -> FakeDns {
+        FakeDns::serving(None).await
+    }
+
+    /// A server whose root zone, and whatever it says, is signed.
+    pub(crate) async fn signed() -> FakeDns {
+        FakeDns::serving(Some(Arc::new(Signer::new()))).await
+    }
+
+    async fn serving(signer: Option<Arc<Signer>>) -> FakeDns {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
         let address = socket.local_addr().expect("an address");
-        let dns = FakeDns { address, zone: Arc::default(), asked: Arc::default() };
+        let dns = FakeDns { address, zone: Arc::default(), asked: Arc::default(), signer, unsigned: Arc::default() };
         tokio::spawn(dns.clone().serve(socket));
         dns
     }
@@ -54,22 +70,90 @@ impl FakeDns {
         let query = question.queries.first().expect("one question").clone();
         let name = query.name().to_ascii().to_ascii_lowercase().trim_end_matches('.').to_owned();
         self.asked.lock().expect("asked").push((name.clone(), query.query_type()));
-        let zone = self.zone.lock().expect("zone");
-        let known = zone.keys().any(|(other, _)| *other == name);
-        let otherwise = if known { Says::Records(Vec::new()) } else { Says::Code(ResponseCode::NXDomain) };
-        let cname = zone.get(&(name.clone(), RecordType::CNAME));
-        let says = zone.get(&(name, query.query_type())).or(cname).cloned().unwrap_or(otherwise);
+        let says = self.looked_up(&name, query.query_type());
         let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
         answer.add_query(query.clone());
+        let mut forged = false;
+        let records = |data: Vec<RData>| -> Vec<Record> {
+            data.into_iter().map(|data| Record::from_rdata(query.name().clone(), 300, data)).collect()
+        };
         match says {
             Says::Silence => return None,
             Says::Garbage => return Some(vec![0xff; 40]),
             Says::Code(code) => answer.metadata.response_code = code,
-            Says::Records(records) => {
-                answer.add_answers(records.into_iter().map(|data| Record::from_rdata(query.name().clone(), 300, data)));
+            Says::Records(data) => drop(answer.add_answers(records(data))),
+            Says::Forged(data) => {
+                forged = true;
+                answer.add_answers(records(data));
             }
         }
+        let asked_above =
+            query.query_type() == RecordType::DS && self.unsigned.lock().expect("unsigned").contains(&name);
+        if let Some(signer) = &self.signer
+            && (asked_above || !self.is_unsigned(&name))
+        {
+            self.sign(signer, &mut answer, &name, forged);
+        }
         Some(answer.to_vec().expect("an answer"))
+    }
+
+    pub(super) fn looked_up(&self, name: &str, kind: RecordType) -> Says {
+        if let (Some(signer), "", RecordType::DNSKEY) = (&self.signer, name, kind) {
+            return Says::Records(vec![signer.dnskey()]);
+        }
+        let zone = self.zone.lock().expect("zone");
+        let known = zone.keys().any(|(other, _)| *other == name);
+        // A signer denies all names in the same way: by the types that they do not have.
+        let otherwise = match known || self.signer.is_some() {
+            true => Says::Records(Vec::new()),
+            false => Says::Code(ResponseCode::NXDomain),
+        };
+        let cname = zone.get(&(name.to_owned(), RecordType::CNAME));
+        zone.get(&(name.to_owned(), kind)).or(cname).cloned().unwrap_or(otherwise)
+    }
+
+    fn is_unsigned(&self, name: &str) -> bool {
+        let within =
+            |zone: &String| name.strip_suffix(zone.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+        self.unsigned.lock().expect("unsigned").iter().any(within)
+    }
+
+    fn sign(&self, signer: &Signer, answer: &mut Message, name: &str, forged: bool) {
+        if answer.metadata.response_code != ResponseCode::NoError {
+            return;
+        }
+        if !answer.answers.is_empty() {
+            let signature = signer.sign(&answer.answers, forged);
+            answer.add_answer(signature);
+            return;
+        }
+        let zone = self.zone.lock().expect("zone");
+        let types = zone.keys().filter(|(other, _)| other == name).map(|(_, kind)| *kind).collect();
+        let owner = answer.queries[0].name().clone();
+        answer.add_authorities(signer.deny(&owner, types));
+    }
+
+    /// Cuts an unsigned zone out of the signed root.
+    pub(crate) fn unsigned(&self, zone: &str) {
+        let ns = NS(Name::from_ascii(format!("ns.{zone}.")).expect("a name"));
+        self.says(zone, RecordType::NS, Says::Records(vec![RData::NS(ns)]));
+        self.unsigned.lock().expect("unsigned").push(zone.to_owned());
+    }
+
+    /// Says that a host at `port` may be held against these: usage, selector, matching, data.
+    pub(crate) fn tlsa(&self, host: &str, port: u16, records: &[(u8, u8, u8, Vec<u8>)]) {
+        let tlsa = |(usage, selector, matching, data): &(u8, u8, u8, Vec<u8>)| {
+            RData::TLSA(TLSA::new((*usage).into(), (*selector).into(), (*matching).into(), data.clone()))
+        };
+        self.says(&format!("_{port}._tcp.{host}"), RecordType::TLSA, Says::Records(records.iter().map(tlsa).collect()));
+    }
+
+    /// Writes down what is to be trusted, for [`Options::trust_anchor`].
+    pub(crate) fn trust_anchor(&self, directory: &Path) -> PathBuf {
+        let path = directory.join("root.key");
+        let signer = self.signer.as_ref().expect("a signed server");
+        std::fs::write(&path, signer.trust_anchor()).expect("written");
+        path
     }
 
     pub(crate) fn says(&self, name: &str, kind: RecordType, says: Says) {
@@ -97,6 +181,10 @@ impl FakeDns {
         self.says(name, RecordType::AAAA, Says::Records(v6.collect()));
     }
 
+    pub(crate) fn all_asked(&self) -> usize {
+        self.asked.lock().expect("asked").len()
+    }
+
     pub(crate) fn times_asked(&self, name: &str, kind: RecordType) -> usize {
         self.asked.lock().expect("asked").iter().filter(|asked| **asked == (name.to_owned(), kind)).count()
     }
@@ -107,6 +195,9 @@ impl FakeDns {
             timeout: Duration::from_millis(200),
             concurrency: 16,
             cache_entries: 1000,
+            dnssec: false,
+            trust_anchor: None,
+            sts: StsOptions { enabled: false, cache: None, roots: None, port: 443 },
             own_names: vec!["relay.example.net".to_owned()],
             own_addresses: Vec::new(),
             allow_networks: vec!["127.0.0.0/8".parse().expect("a network")],

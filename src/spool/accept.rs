@@ -42,23 +42,38 @@ type Answer = (oneshot::Sender<Result<QueueId, AcceptError>>, QueueId, Option<(m
 
 impl Core {
     /// Writes submissions, syncs, applies them, answers.
-    pub(super) fn accept(&mut self, accepts: Vec<Incoming>) {
+    pub(super) fn accept(&mut self, accepts: Vec<Vec<Incoming>>) {
         if let Some(refusal) = self.refusal() {
-            for incoming in accepts {
+            for incoming in accepts.into_iter().flatten() {
                 self.answer(incoming.reply, Err(refusal()));
             }
             return self.sync_facts();
         }
         let mut commit = Commit { out: Vec::with_capacity(64 << 10), ..Commit::default() };
-        for incoming in accepts {
-            match self.store(&incoming.submission.content, &mut commit) {
-                Ok((content, file)) => self.gather(incoming, content, file, &mut commit),
-                Err(error) => self.answer(incoming.reply, Err(AcceptError::Io(Arc::new(error)))),
-            }
-        }
+        accepts.into_iter().for_each(|together| self.gather_all(together, &mut commit));
         match self.commit(&commit) {
             Ok(at) => self.publish(commit.written, at),
             Err(error) => self.refuse(commit.written, error),
+        }
+    }
+
+    /// Stores what submissions share, and frames each; or refuses all of them. Only the first can fail: after it their
+    /// content is known.
+    fn gather_all(&mut self, together: Vec<Incoming>, commit: &mut Commit) {
+        let mut failure: Option<Arc<io::Error>> = None;
+        for incoming in together {
+            if let Some(error) = &failure {
+                self.answer(incoming.reply, Err(AcceptError::Io(Arc::clone(error))));
+                continue;
+            }
+            match self.store(&incoming.submission.content, commit) {
+                Ok((content, file)) => self.gather(incoming, content, file, commit),
+                Err(error) => {
+                    let error = failure.insert(Arc::new(error));
+                    let error = AcceptError::Io(Arc::clone(error));
+                    self.answer(incoming.reply, Err(error));
+                }
+            }
         }
     }
 

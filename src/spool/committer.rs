@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::core::{Core, Request, Work, write_checkpoint};
 use super::index::Index;
@@ -17,8 +17,9 @@ use super::status::Status;
 /// Requests in one round, at most.
 const ROUND: usize = 2048;
 
-/// How long a round waits while checkpoints lag behind.
-const SLOW: Duration = Duration::from_millis(5);
+/// How long a round waits, at most, for the checkpoint that is being written: while changes pile up faster than
+/// checkpoints take them away, and when memory for more of them runs out.
+const SLOW: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
 
 /// Starts the threads and answers the committer's, which ends when it is told to close or when every sender is gone.
 pub(super) fn start(mut core: Core) -> io::Result<(Sender<Request>, JoinHandle<()>)> {
@@ -69,20 +70,27 @@ fn run(core: &mut Core, inbox: &Receiver<Request>) {
             break;
         }
         more = core.turn(idle);
-        if core.is_behind() {
-            core.metrics.slowed.inc();
-            thread::sleep(SLOW);
-        }
+        slow_down(core);
     }
     core.finish();
     refuse_the_rest(inbox);
 }
 
+/// Lets a checkpoint catch up. What waits meanwhile is bounded by [`super::WAITING_KIB`].
+fn slow_down(core: &Core) {
+    let Some(wait) = core.lag().checked_sub(1).map(|lag| SLOW[lag.min(1)]) else { return };
+    core.metrics.slowed.inc();
+    let started = Instant::now();
+    while core.lag() > 0 && !core.status.is_failed() && started.elapsed() < wait {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Dropping a reply tells its owner that the spool is closing.
 fn refuse_the_rest(inbox: &Receiver<Request>) {
     inbox.try_iter().for_each(|Request { work, .. }| {
-        if let Work::Accept(incoming) = work {
-            drop(incoming.reply);
+        if let Work::Accept(together) = work {
+            drop(together);
         }
     });
 }

@@ -36,9 +36,9 @@ const CHECKPOINT_BYTES: u64 = 128 << 20;
 /// Time after which a checkpoint is due if anything changed.
 const CHECKPOINT_AGE: Duration = Duration::from_secs(60);
 
-/// Checkpoints' worth of changes that may gather while one is written, before accepting is slowed down. A row takes
-/// about 400 octets of memory.
-const BEHIND: usize = 2;
+/// Checkpoints' worth of changes that may gather while one is written before accepting is slowed down, and before it
+/// waits. A row takes some 400 octets of memory.
+const BEHIND: [usize; 2] = [2, 3];
 
 /// How long closing waits for the checkpoint that is being written, before it gives up writing one more.
 const LAST_CHECKPOINT: Duration = Duration::from_secs(5);
@@ -61,7 +61,8 @@ pub(super) struct Incoming {
 /// What is asked of the core.
 #[derive(Debug)]
 pub(super) enum Work {
-    Accept(Box<Incoming>),
+    /// Submissions that share one content, all of which are taken or none.
+    Accept(Vec<Incoming>),
     Settle(Settlement),
     Forgive(Vec<(RecipientId, ObligationKind)>),
     Release(Vec<RecipientId>),
@@ -165,7 +166,7 @@ impl Core {
                 self.now = time;
             }
             match work {
-                Work::Accept(incoming) => accepts.push(*incoming),
+                Work::Accept(together) => accepts.push(together),
                 Work::Flush(reply) => flushes.push(reply),
                 Work::Close(reply) => {
                     closing = true;
@@ -241,10 +242,10 @@ impl Core {
         }
     }
 
-    /// Whether changes pile up faster than checkpoints take them away.
-    pub(super) fn is_behind(&self) -> bool {
+    /// How far checkpoints lag behind the changes: not, more than they should, or so far that memory runs out.
+    pub(super) fn lag(&self) -> usize {
         let (changes, writing) = self.index.changes();
-        writing && changes >= self.options.checkpoint_rows.saturating_mul(BEHIND)
+        if writing { BEHIND.iter().filter(|&&most| changes >= self.options.checkpoint_rows * most).count() } else { 0 }
     }
 
     /// Writes and applies facts.

@@ -171,23 +171,49 @@ impl Spool {
     /// # Errors
     /// See [`AcceptError`]: nothing of the submission is delivered then.
     pub async fn accept(&self, submission: Submission) -> Result<QueueId, AcceptError> {
-        let content = submission.content.clone();
+        let ids = self.accept_all(vec![submission]).await?;
+        ids.first().copied().ok_or(AcceptError::Closing)
+    }
+
+    /// Takes several in that share one content, in one commit: all of them or none. (A crash before the answer may leave
+    /// some, as it may leave a single one: nobody heard 250, and the client repeats.)
+    ///
+    /// # Errors
+    /// See [`AcceptError`]: nothing of any of them is delivered then.
+    pub async fn accept_all(&self, submissions: Vec<Submission>) -> Result<Vec<QueueId>, AcceptError> {
+        let Some(content) = submissions.first().map(|submission| submission.content.clone()) else {
+            return Ok(Vec::new());
+        };
         let inline = if let NewBody::Inline(bytes) = &content.body { bytes.len() } else { 0 };
         let kib = u32::try_from(inline >> 10).unwrap_or(WAITING_KIB).min(WAITING_KIB - 1) + 1;
         let _waiting = self.0.waiting.acquire_many(kib).await.map_err(|_| AcceptError::Closing)?;
         if let NewBody::File(file) = &content.body {
             sync_file(Arc::clone(file)).await.map_err(|error| AcceptError::Io(Arc::new(error)))?;
         }
-        let (reply, answer) = oneshot::channel();
-        let incoming = Incoming { at: self.0.clock.now(), submission, reply };
-        if !self.ask(Work::Accept(Box::new(incoming))) {
-            return Err(self.gone());
-        }
-        let id = answer.await.map_err(|_| self.gone())??;
+        let ids = self.hand_in(submissions).await?;
         if let NewBody::Inline(bytes) = content.body {
             self.0.contents.cache.insert(content.hash, bytes).await;
         }
-        Ok(id)
+        Ok(ids)
+    }
+
+    async fn hand_in(&self, submissions: Vec<Submission>) -> Result<Vec<QueueId>, AcceptError> {
+        let at = self.0.clock.now();
+        let (together, answers): (Vec<_>, Vec<_>) = submissions
+            .into_iter()
+            .map(|submission| {
+                let (reply, answer) = oneshot::channel();
+                (Incoming { at, submission, reply }, answer)
+            })
+            .unzip();
+        if !self.ask(Work::Accept(together)) {
+            return Err(self.gone());
+        }
+        let mut ids = Vec::with_capacity(answers.len());
+        for answer in answers {
+            ids.push(answer.await.map_err(|_| self.gone())??);
+        }
+        Ok(ids)
     }
 
     /// Why nobody answers any more.

@@ -214,6 +214,16 @@ fn the_whole_message_comes_back_where_it_was_asked_for() {
 }
 
 #[test]
+fn what_must_not_travel_in_clear_does_not_come_back_in_full() {
+    let mut owed = samples::owed(&["a@example.com"]);
+    set(&mut owed, |envelope| {
+        envelope.params.ret = Some(Ret::Full);
+        envelope.params.requiretls = true;
+    });
+    assert_eq!(composed(&owed).returned, Returned::Headers);
+}
+
+#[test]
 fn a_delay_never_returns_the_whole_message_and_says_until_when() {
     let mut owed = samples::owed(&["a@example.com"]);
     set(&mut owed, |envelope| envelope.params.ret = Some(Ret::Full));

@@ -1,10 +1,14 @@
 //! Delivery against scripted peers on loopback: rows T1 to T20 of the fault catalogue, and the promises of `pool`.
 
 mod peer;
+mod policies;
 mod pooling;
+mod postfix;
 mod sessions;
+mod sources;
 mod transactions;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +17,17 @@ use prometheus::Registry;
 
 use self::peer::Peer;
 use super::testing::attempt;
-use super::{Delivery, Options, Timeouts, TlsMode};
+use super::{Delivery, Options, Outgoing, Timeouts, TlsMode};
 use crate::attempt::{Attempt, AttemptReport, BounceAddress, Exchanger, Limits, Route, Site};
 use crate::budget::{Descriptors, Uplink};
 use crate::outcome::{Outcome, Reason};
 use crate::route::testing::{FakeDns, resolver};
 
 const CONTENT: &[u8] = b"Subject: x\r\n\r\n..stuffed\r\n.. \r\n\xc3\xbc\r\n";
+
+fn outgoing() -> Outgoing {
+    Outgoing { prefix: Bytes::new(), content: Bytes::from_static(CONTENT) }
+}
 
 /// Delivery with a name server of its own.
 struct House {
@@ -35,6 +43,9 @@ fn options(port: u16) -> Options {
         port,
         connect_stagger: Duration::from_millis(50),
         tls: TlsMode::Opportunistic,
+        tls_rules: Vec::new(),
+        list_hosts: HashMap::new(),
+        roots: None,
         timeouts: Timeouts {
             connect: short,
             greeting: short,
@@ -48,6 +59,7 @@ fn options(port: u16) -> Options {
         },
         connections: 100,
         pass_eight_bit: true,
+        sources: Vec::new(),
     }
 }
 
@@ -72,7 +84,7 @@ async fn house_with(peer: &Peer, options: Options) -> House {
 
 impl House {
     async fn attempt(&self, attempt: Attempt) -> AttemptReport {
-        self.delivery.attempt(attempt, Bytes::from_static(CONTENT)).await
+        self.delivery.attempt(attempt, outgoing()).await
     }
 
     /// Sends to recipients at the one peer.

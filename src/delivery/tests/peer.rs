@@ -1,6 +1,6 @@
 //! A scripted SMTP peer on loopback.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub(super) struct Seen {
     pub(super) messages: Mutex<Vec<Vec<u8>>>,
     /// What single reads returned.
     pub(super) reads: Mutex<Vec<String>>,
+    /// Where they came from.
+    pub(super) clients: Mutex<Vec<IpAddr>>,
     /// Connections: made, open now, and open at most.
     pub(super) made: AtomicUsize,
     pub(super) open: AtomicUsize,
@@ -83,7 +85,8 @@ impl Peer {
         let peer = Peer { address: listener.local_addr().expect("an address"), seen: Arc::default() };
         let (seen, answer): (_, Arc<Answer>) = (Arc::clone(&peer.seen), Arc::new(answer));
         tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
+            while let Ok((stream, client)) = listener.accept().await {
+                seen.clients.lock().expect("clients").push(client.ip());
                 tokio::spawn(converse(stream, tls.clone(), Arc::clone(&answer), Arc::clone(&seen)));
             }
         });

@@ -80,7 +80,7 @@ async fn a_provider_never_sees_more_connections_than_its_ceiling() {
             limits.messages_per_connection = 5;
         });
         let delivery = house.delivery.clone();
-        tokio::spawn(async move { delivery.attempt(attempt, Bytes::from_static(CONTENT)).await })
+        tokio::spawn(async move { delivery.attempt(attempt, outgoing()).await })
     });
     for attempt in attempts.collect::<Vec<_>>() {
         assert_eq!(words(&attempt.await.expect("no panic")), ["relayed"]);

@@ -25,6 +25,24 @@ async fn fates(odd: impl Fn(&str) -> Option<&'static str> + Send + Sync + 'stati
 }
 
 #[tokio::test]
+async fn a_signature_goes_below_our_received_line_and_counts_in_size() {
+    const SIGNATURE: &[u8] = b"DKIM-Signature: v=1\r\n\tb=x\r\n";
+    let peer = peer(|_| None).await;
+    let house = house_of(&peer).await;
+    let signed = Outgoing { prefix: Bytes::from_static(SIGNATURE), ..outgoing() };
+    house.delivery.attempt(attempt(&THREE), outgoing()).await;
+    house.delivery.attempt(attempt(&THREE), signed).await;
+    let (plain, signed) = (peer.seen.message(0), peer.seen.message(1));
+    let received = plain.len() - CONTENT.len();
+    assert_eq!(signed, [&plain[..received], SIGNATURE, CONTENT].concat());
+    assert_eq!(
+        peer.seen
+            .count(&format!("MAIL FROM:<list-bounces@lists.example.org> SIZE={}", 100 + received + SIGNATURE.len())),
+        1
+    );
+}
+
+#[tokio::test]
 async fn the_octets_out_are_the_octets_in_below_our_received_line() {
     let peer = peer(|_| None).await;
     let house = house_of(&peer).await;
@@ -51,7 +69,10 @@ async fn an_empty_message_and_a_large_one_go_through() {
     let house = house_of(&peer).await;
     let large = Bytes::from(b"a line of some length, over and over again\r\n".repeat(100_000));
     for content in [Bytes::new(), large] {
-        let report = house.delivery.attempt(attempt(&["a@example.org"]), content.clone()).await;
+        let report = house
+            .delivery
+            .attempt(attempt(&["a@example.org"]), Outgoing { content: content.clone(), ..outgoing() })
+            .await;
         assert_eq!(words(&report), ["relayed"]);
         assert!(peer.seen.messages.lock().expect("messages").last().expect("a message").ends_with(&content));
     }
@@ -232,7 +253,7 @@ async fn a_connection_cut_in_the_content_is_not_indeterminate() {
     let house = house(options(address.port())).await;
     house.dns.host("mx.example.org", &["127.0.0.1"]);
     let content = Bytes::from(b"0123456789\r\n".repeat(2_000_000));
-    let report = house.delivery.attempt(attempt(&["a@example.org"]), content).await;
+    let report = house.delivery.attempt(attempt(&["a@example.org"]), Outgoing { content, ..outgoing() }).await;
     assert_eq!(words(&report), ["deferred 4.4.2 Content"]);
 }
 

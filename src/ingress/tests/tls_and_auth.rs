@@ -71,6 +71,21 @@ async fn a_transaction_under_tls_is_traced_as_such() {
 }
 
 #[tokio::test]
+async fn requiretls_is_offered_under_tls_only_and_goes_with_the_message() {
+    let Secured { relay, certificate, directory: _directory } = secured(options());
+    let mut client = relay.greeted().await;
+    assert!(!client.say("EHLO x").await.contains("REQUIRETLS"));
+    client.expect("MAIL FROM:<l@lists.example> REQUIRETLS", "555 5.5.4").await;
+    let mut client = start_tls(relay.greeted().await, &certificate).await.expect("secured");
+    assert!(client.say("EHLO x").await.contains("REQUIRETLS"));
+    client.expect("MAIL FROM:<l@lists.example> REQUIRETLS", "250 2.1.0").await;
+    client.expect("RCPT TO:<a@example.org>", "250").await;
+    client.expect("DATA", "354").await;
+    client.expect(&format!("{MESSAGE}."), "250 2.0.0").await;
+    assert!(relay.store.taken()[0].params.requiretls);
+}
+
+#[tokio::test]
 async fn commands_sent_in_the_clear_behind_starttls_are_dropped_with_the_connection() {
     let Secured { relay, directory: _directory, .. } = secured(options());
     let mut client = relay.greeted().await;

@@ -18,7 +18,7 @@ const BUCKET: Duration = Duration::from_millis(10);
 const BUCKETS_MAX: usize = 360_000;
 /// How long before a kill a 250 may have left us and the outcome still not be on the relay's disk: the relay's commit
 /// window of 20 ms, and patience with a busy machine.
-const IN_FLIGHT: Duration = Duration::from_millis(250);
+const IN_FLIGHT: Duration = Duration::from_secs(1);
 
 /// Octets of a message with its trace taken off, as a number: CRC-32C and length. Not proof against an adversary;
 /// proof against a relay that loses, adds or changes octets.

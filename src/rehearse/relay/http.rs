@@ -16,7 +16,7 @@ const ANSWER_MAX: u64 = 16 << 20;
 /// An answer.
 #[derive(Debug)]
 pub(super) struct Answer {
-    status: u16,
+    pub(super) status: u16,
     pub(super) body: String,
 }
 

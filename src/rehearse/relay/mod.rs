@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-pub use config::{Setting, compose, narrow};
+pub use config::{Setting, compose, narrow, overlay};
 pub(super) use config::{TIME_LAPSE, providers};
 pub use workspace::Workspace;
 
@@ -192,6 +192,15 @@ impl Relay {
     pub async fn queue(&self) -> Option<Queue> {
         let answer = http::get(self.program.admin, "/metrics").await.ok()?;
         queue_in(&answer.body)
+    }
+
+    /// What the admin port answers to a GET of `path`: status and body.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub async fn ask(&self, path: &str) -> io::Result<(u16, String)> {
+        let answer = http::get(self.program.admin, path).await?;
+        Ok((answer.status, answer.body))
     }
 
     /// `kill -9`, and waits for the end. The caller says [`crate::rehearse::internet::Internet::relay_killed`] first.

@@ -69,6 +69,11 @@ impl Scenario {
         }
     }
 
+    /// Recipients a second that the relay starts with at a provider: in the rehearsal's time, or at once.
+    pub fn initial_rate(self) -> u32 {
+        if self.is_fast() { 1_000_000 } else { 50 * TIME_LAPSE }
+    }
+
     /// Whether limits and distances are left out.
     pub fn is_fast(self) -> bool {
         self == Scenario::Fast

@@ -165,10 +165,11 @@ impl Store {
         transaction.set_quick_repair(true);
         for table in Table::ALL {
             let mut target = transaction.open_table(definition(table)).map_err(failed)?;
-            for (key, entry) in frozen.layer.table(table) {
+            for entry in frozen.layer.table(table) {
+                let key = entry.key();
                 match entry.value() {
-                    Some(value) => target.insert(&**key, &*guarded(table.name(), key, value)).map(drop),
-                    None => target.remove(&**key).map(drop),
+                    Some(value) => target.insert(key, &*guarded(table.name(), key, value)).map(drop),
+                    None => target.remove(key).map(drop),
                 }
                 .map_err(failed)?;
             }

@@ -4,8 +4,9 @@
 //! A key that was put into the delta while nothing lay beneath (`Fresh`) leaves no trace when it is removed again: what
 //! went from accepted to settled between two checkpoints never touches the base.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry as Slot;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
@@ -14,81 +15,109 @@ use super::base::{Base, Saved};
 use super::keys::Table;
 use crate::spool::codec::{Codec, bytes_of, whole};
 
-/// A change to one key.
-#[derive(Debug)]
-pub(super) enum Entry {
+/// What happened to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
     /// Put where nothing lay beneath.
-    Fresh(Box<[u8]>),
+    Fresh,
     /// Put over something, or over one knows not what.
-    Put(Box<[u8]>),
+    Put,
     /// Removed.
     Dead,
 }
 
+/// A change to one key. Key and value share an allocation: there are hundreds of thousands of these.
+#[derive(Debug)]
+pub(super) struct Entry {
+    bytes: Box<[u8]>,
+    key: u16,
+    change: Change,
+}
+
 impl Entry {
+    fn new(change: Change, key: &[u8], value: &[u8]) -> Entry {
+        let length = u16::try_from(key.len()).expect("a destination has at most 255 octets, the rest of a key 40");
+        Entry { bytes: [key, value].concat().into(), key: length, change }
+    }
+
+    pub(super) fn key(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.key)]
+    }
+
+    /// The value, unless the key was removed.
     pub(super) fn value(&self) -> Option<&[u8]> {
-        match self {
-            Entry::Fresh(value) | Entry::Put(value) => Some(value),
-            Entry::Dead => None,
-        }
+        (self.change != Change::Dead).then(|| &self.bytes[usize::from(self.key)..])
     }
 }
 
-/// Changes in memory, a sorted map per table.
+/// By key alone.
+impl Borrow<[u8]> for Entry {
+    fn borrow(&self) -> &[u8] {
+        self.key()
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Entry) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Entry) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Entry) -> Ordering {
+        self.key().cmp(other.key())
+    }
+}
+
+/// Changes in memory, a sorted set per table.
 #[derive(Debug, Default)]
 pub(super) struct Layer {
-    tables: [BTreeMap<Box<[u8]>, Entry>; Table::ALL.len()],
+    tables: [BTreeSet<Entry>; Table::ALL.len()],
 }
 
 impl Layer {
-    pub(super) fn table(&self, table: Table) -> &BTreeMap<Box<[u8]>, Entry> {
+    pub(super) fn table(&self, table: Table) -> &BTreeSet<Entry> {
         &self.tables[table as usize]
     }
 
-    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) {
-        match self.tables[table as usize].entry(key.into()) {
-            Slot::Vacant(slot) => {
-                slot.insert(Entry::Put(value.into()));
-            }
-            Slot::Occupied(mut slot) => match slot.get_mut() {
-                Entry::Fresh(old) | Entry::Put(old) => *old = value.into(),
-                entry @ Entry::Dead => *entry = Entry::Put(value.into()),
-            },
-        }
-    }
-
-    /// As `put`, for a key that is known to have no value in any layer.
-    fn put_new(&mut self, table: Table, key: &[u8], value: &[u8]) {
-        self.tables[table as usize]
-            .entry(key.into())
-            .and_modify(|entry| *entry = Entry::Put(value.into()))
-            .or_insert_with(|| Entry::Fresh(value.into()));
+    /// Puts a value. `absent` is what holds if nothing is known of the key here.
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8], absent: Change) {
+        let entries = &mut self.tables[table as usize];
+        let change = match entries.get(key).map(|entry| entry.change) {
+            Some(Change::Fresh) => Change::Fresh,
+            Some(Change::Put | Change::Dead) => Change::Put,
+            None => absent,
+        };
+        entries.replace(Entry::new(change, key, value));
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) {
-        let map = &mut self.tables[table as usize];
-        match map.get_mut(key) {
-            Some(Entry::Fresh(_)) => {
-                map.remove(key);
-            }
-            Some(entry) => *entry = Entry::Dead,
-            None => {
-                map.insert(key.into(), Entry::Dead);
-            }
+        let entries = &mut self.tables[table as usize];
+        if entries.take(key).is_none_or(|entry| entry.change != Change::Fresh) {
+            entries.insert(Entry::new(Change::Dead, key, &[]));
         }
     }
 
-    fn range(&self, table: Table, from: &[u8], to: &[u8]) -> impl Iterator<Item = (&[u8], &Entry)> {
-        // BTreeMap panics on an inverted range.
-        let bounds = (Bound::Included(from), Bound::Excluded(to.max(from)));
-        let bounds = if from < to { bounds } else { (Bound::Included(from), Bound::Included(from)) };
-        let empty = from >= to;
-        self.tables[table as usize].range::<[u8], _>(bounds).take_while(move |_| !empty).map(|(k, e)| (&**k, e))
+    fn range(&self, table: Table, from: &[u8], to: &[u8]) -> impl Iterator<Item = &Entry> {
+        // BTreeSet panics on an inverted range.
+        let to = Bound::Excluded(to.max(from));
+        let from = Bound::Included(from);
+        let is_empty = matches!((from, to), (Bound::Included(from), Bound::Excluded(to)) if from == to);
+        let entries = self.tables[table as usize].range::<[u8], _>((from, if is_empty { from } else { to }));
+        entries.take_while(move |_| !is_empty)
     }
 
     /// Changes of the largest table: what a checkpoint's size is measured by.
     pub(super) fn changes(&self) -> usize {
-        self.tables.iter().map(BTreeMap::len).max().unwrap_or(0)
+        self.tables.iter().map(BTreeSet::len).max().unwrap_or(0)
     }
 }
 
@@ -129,20 +158,20 @@ impl Layers {
     }
 
     pub(super) fn put<T: Codec>(&mut self, table: Table, key: &[u8], value: &T) {
-        self.delta.put(table, key, &bytes_of(value));
+        self.delta.put(table, key, &bytes_of(value), Change::Put);
     }
 
     pub(super) fn put_bytes(&mut self, table: Table, key: &[u8], value: &[u8]) {
-        self.delta.put(table, key, value);
+        self.delta.put(table, key, value, Change::Put);
     }
 
     /// As [`Layers::put`], for a key that has no value in any layer.
     pub(super) fn put_new<T: Codec>(&mut self, table: Table, key: &[u8], value: &T) {
-        self.delta.put_new(table, key, &bytes_of(value));
+        self.delta.put(table, key, &bytes_of(value), Change::Fresh);
     }
 
     pub(super) fn put_new_bytes(&mut self, table: Table, key: &[u8], value: &[u8]) {
-        self.delta.put_new(table, key, value);
+        self.delta.put(table, key, value, Change::Fresh);
     }
 
     pub(super) fn remove(&mut self, table: Table, key: &[u8]) {
@@ -163,15 +192,15 @@ impl Layers {
         let mut lowest = base.next()?;
         loop {
             let upper = match (delta.peek(), frozen.peek()) {
-                (Some((d, _)), Some((f, _))) => Some(*d.min(f)),
-                (d, f) => d.or(f).map(|(key, _)| *key),
+                (Some(d), Some(f)) => Some(d.key().min(f.key())),
+                (d, f) => d.or(f).map(|entry| entry.key()),
             };
             let in_base = lowest.as_ref().map(|pair| pair.key());
             let flow = match (upper, in_base) {
                 (None, None) => return Ok(()),
                 (Some(key), below) if below.is_none_or(|below| key <= below) => {
-                    let over = delta.next_if(|(k, _)| *k == key).map(|(_, entry)| entry);
-                    let under = frozen.next_if(|(k, _)| *k == key).map(|(_, entry)| entry);
+                    let over = delta.next_if(|entry| entry.key() == key);
+                    let under = frozen.next_if(|entry| entry.key() == key);
                     let flow = match over.or(under).and_then(Entry::value) {
                         Some(value) => visit(key, value)?,
                         None => ControlFlow::Continue(()),

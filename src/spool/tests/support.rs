@@ -140,7 +140,7 @@ impl Bench {
             .map(|submission| {
                 let (reply, answer) = oneshot::channel();
                 let incoming = Incoming { at: Tick(self.now), submission, reply };
-                (self.request(Work::Accept(Box::new(incoming))), answer)
+                (self.request(Work::Accept(vec![incoming])), answer)
             })
             .unzip();
         self.core.work(requests);
