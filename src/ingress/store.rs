@@ -5,6 +5,7 @@ use std::io;
 use super::{ContentSink, Store};
 use crate::budget::Memory;
 use crate::mail::QueueId;
+use crate::smtp::session::Shortage;
 use crate::spool::{AcceptError, ContentWriter, NewContent, Spool, Submission};
 
 /// The spool, as long as there is memory too.
@@ -23,8 +24,14 @@ impl Store for Keeper {
         self.spool.content_writer()
     }
 
-    fn has_room(&self) -> bool {
-        self.memory.has_room() && self.spool.has_room()
+    fn shortage(&self) -> Option<Shortage> {
+        if !self.memory.has_room() {
+            Some(Shortage::Memory)
+        } else if !self.spool.has_room() {
+            Some(Shortage::Disk)
+        } else {
+            None
+        }
     }
 
     async fn accept_all(&self, submissions: Vec<Submission>) -> Result<Vec<QueueId>, AcceptError> {
