@@ -48,6 +48,52 @@ pub enum Route {
     Mx(Vec<Exchanger>),
     /// A list host's bounce address: an ordered list, tried one after another.
     ListHost(Vec<BounceAddress>),
+    /// A smarthost that takes mail over from us.
+    Partner(Arc<Partner>),
+}
+
+/// A smarthost that takes mail over from us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partner {
+    /// Its configured name.
+    pub name: Arc<str>,
+    /// Its hosts and their ports, in order.
+    pub hosts: Vec<(Arc<str>, u16)>,
+    /// What is demanded of TLS.
+    pub tls: PartnerTls,
+    /// With which it knows us, if it wants to.
+    pub credentials: Option<Credentials>,
+    /// Whether it is reached by a line of its own, which the uplink's budget does not speak of.
+    pub other_line: bool,
+    /// What our own Received lines say: mail that bears it never goes to a partner.
+    pub own_token: Arc<str>,
+}
+
+/// What is demanded of TLS with a partner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PartnerTls {
+    /// Clear text.
+    Off,
+    /// TLS, whatever the certificate; else the partner is not used.
+    #[default]
+    Required,
+    /// TLS with a certificate for the host's name that a root certificate vouches for; else the partner is not used.
+    Verified,
+}
+
+/// User name and password (RFC 4616).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub user: Box<str>,
+    /// The password. Never shown.
+    pub password: Box<str>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credentials({}, ..)", self.user)
+    }
 }
 
 /// One exchanger. Its addresses are looked up when it is tried.

@@ -1,7 +1,14 @@
 //! Budgets: work is admitted against what the machine has, never refused by the kernel.
 //!
-//! One ledger of file descriptors so far. Every connection holds a [`Lease`]; what the program needs for itself (spool,
-//! index, log, admin port, DNS, list hosts' sessions) is kept out of the ledger as a reserve.
+//! One ledger of file descriptors: every connection holds a [`Lease`], and what the program needs for itself (spool,
+//! index, log, admin port, DNS, list hosts' sessions) is kept out of the ledger as a reserve. One budget for the octets on
+//! the [`Uplink`], and one for [`Memory`].
+
+mod memory;
+mod uplink;
+
+pub use memory::{Memory, resident_octets};
+pub use uplink::{Lane, Uplink, UplinkUse, Waiting};
 
 use std::sync::Arc;
 

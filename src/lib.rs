@@ -29,13 +29,14 @@
 //! | `spool` | `mail`, `outcome` |
 //! | `ingress` | `mail`, `smtp`, `spool`, `mailing`, `budget`, `attempt` |
 //! | `route` | `mail`, `attempt`, `outcome`, `budget` |
-//! | `dispatch` | `mail`, `attempt`, `outcome` |
+//! | `partner` | `mail`, `attempt`, `outcome` |
+//! | `dispatch` | `mail`, `attempt`, `outcome`, `partner` |
 //! | `delivery` | `mail`, `smtp`, `attempt`, `outcome`, `route`, `budget` |
 //! | `sign` | `mail` |
 //! | `bounce` | `mail`, `outcome`, `spool` (values only) |
 //! | `log` | `mail`, `outcome` |
 //! | `settle` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `bounce`, `log` |
-//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `delivery`, `route`, `settle`, `bounce`, `log`, `sign` |
+//! | `engine` | `mail`, `attempt`, `outcome`, `spool`, `dispatch`, `partner`, `delivery`, `route`, `budget`, `settle`, `bounce`, `log`, `sign` |
 //! | `config` | every part's `Options` |
 //! | `admin` | `budget`, `spool`, `dispatch`, `engine` |
 //! | `rehearse` | `mail`, `smtp`, `config` |
@@ -75,6 +76,7 @@ pub mod log;
 pub mod mail;
 pub mod mailing;
 pub mod outcome;
+pub mod partner;
 pub mod rehearse;
 pub mod route;
 pub mod server;

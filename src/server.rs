@@ -20,15 +20,16 @@ use tokio::task::JoinHandle;
 use crate::admin::api::{self, Desk};
 use crate::admin::{Admin, ControlSocket, Health, State};
 use crate::bounce;
-use crate::budget::Descriptors;
+use crate::budget::{Descriptors, Memory, Uplink};
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::engine::{self, ACCEPTED_QUEUE, Control, Engine, Handle, Parts, Payer};
-use crate::ingress::Ingress;
+use crate::ingress::{Ingress, Keeper};
 use crate::log::{self, DeliveryLog};
+use crate::partner;
 use crate::route::Resolver;
 use crate::sign::Signer;
-use crate::spool::Spool;
+use crate::spool::{Accepted, Options, Spool};
 
 /// How long attempts in flight and open transactions may take to finish after SIGTERM. Below systemd's default of 90 s.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
@@ -74,15 +75,23 @@ struct Server {
     health: Health,
     spool: Spool,
     resolver: Resolver,
+    uplink: Uplink,
     delivery: Delivery,
     signer: Signer,
     bounce: Arc<ArcSwap<bounce::Options>>,
-    ingress: Ingress<Spool>,
+    memory: Memory,
+    ingress: Ingress<Keeper>,
     admin: Admin,
     control: Handle,
     socket: ControlSocket,
     engine: JoinHandle<()>,
     payer: JoinHandle<()>,
+}
+
+/// Opening replays the journal: not on a thread of the runtime.
+async fn open_spool(options: Options, accepted: mpsc::Sender<Accepted>, registry: Registry) -> anyhow::Result<Spool> {
+    let opening = tokio::task::spawn_blocking(move || Spool::open(options, accepted, &registry));
+    Ok(opening.await.context("opening the spool")??)
 }
 
 impl Server {
@@ -93,14 +102,12 @@ impl Server {
         let health = Health::starting();
         let admin = Admin::start(&config.admin, registry.clone(), health.clone())?;
         let (accepted, arrivals) = mpsc::channel(ACCEPTED_QUEUE);
-        let (options, spool_registry) = (config.spool.clone(), registry.clone());
-        // Opening replays the journal: not on a thread of the runtime.
-        let spool = tokio::task::spawn_blocking(move || Spool::open(options, accepted, &spool_registry))
-            .await
-            .context("opening the spool")??;
+        let spool = open_spool(config.spool.clone(), accepted, registry.clone()).await?;
         health.set_spool(State::Up);
         let resolver = Resolver::new(config.route.clone(), descriptors.clone(), &registry)?;
-        let delivery = Delivery::new(config.delivery.clone(), resolver.clone(), descriptors.clone(), &registry)?;
+        let uplink = Uplink::new(config.uplink, &registry)?;
+        let delivery =
+            Delivery::new(config.delivery.clone(), resolver.clone(), descriptors.clone(), uplink.clone(), &registry)?;
         let signer = Signer::new(config.sign.clone(), spool.clock(), &registry)?;
         let bounce = Arc::new(ArcSwap::from_pointee(config.bounce.clone()));
         let lifetime = config.dispatch.retry.expire_after;
@@ -111,6 +118,8 @@ impl Server {
             delivery: delivery.clone(),
             signer: signer.clone(),
             resolver: resolver.clone(),
+            uplink: uplink.clone(),
+            partners: partner::Metrics::new(&registry)?,
             log: DeliveryLog::start(config.log, log::Metrics::new(&registry)?)?,
             metrics: engine::Metrics::new(&registry)?,
         };
@@ -120,7 +129,9 @@ impl Server {
         let payer = tokio::spawn(payer_task.run());
         let desk = Desk { engine: control.clone() };
         let socket = ControlSocket::start(&config.admin.socket, api::routes(desk))?;
-        let ingress = Ingress::start(config.ingress.clone(), spool.clone(), descriptors, &registry)?;
+        let memory = Memory::new(config.memory, &registry)?;
+        let keeper = Keeper { spool: spool.clone(), memory: memory.clone() };
+        let ingress = Ingress::start(config.ingress.clone(), keeper, descriptors, &registry)?;
         health.set_listening(State::Up);
         let config_path = config_path.to_owned();
         Ok(Server {
@@ -129,9 +140,11 @@ impl Server {
             health,
             spool,
             resolver,
+            uplink,
             delivery,
             signer,
             bounce,
+            memory,
             ingress,
             admin,
             control,
@@ -185,6 +198,8 @@ impl Server {
             self.ingress.reload(self.config.ingress.clone())?;
             return Err(error.into());
         }
+        self.uplink.set_rate(new.uplink);
+        self.memory.set_high(new.memory);
         self.delivery.reload(new.delivery.clone());
         self.signer.reload(new.sign.clone());
         self.bounce.store(Arc::new(new.bounce.clone()));

@@ -65,6 +65,8 @@ fn every_key_stands_in_the_documented_configuration() {
     assert_documented::<raw::Tls>("tls");
     assert_documented::<raw::TlsPolicy>("tls_policy");
     assert_documented::<raw::Dispatch>("dispatch");
+    assert_documented::<raw::Budget>("budget");
+    assert_documented::<raw::Partner>("partner");
     assert_documented::<raw::Bounce>("bounce");
     assert_documented::<raw::Admin>("admin");
     assert_documented::<raw::Log>("log");
@@ -107,6 +109,7 @@ fn the_documented_configuration_is_valid_with_its_examples_too() {
         .replace("roots = \"roots.pem\"", "")
         .replace("\"tls/chain.pem\"", "\"/dev/null\"")
         .replace("\"tls/key.pem\"", "\"/dev/null\"")
+        .replace("\"friend.password\"", "\"/proc/version\"")
         .replace("\"dkim/2026a.pem\"", &format!("{KEY:?}"));
     let config = Config::parse("posthaste.toml", &text, Path::new("/")).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(config.warnings, []);
@@ -130,7 +133,8 @@ fn a_wrong_value_is_refused_at_its_own_line_whichever_key_has_it() {
         .replace("providers = \"providers.toml\"\n", "\n")
         .replace("roots = \"roots.pem\"\n", "\n")
         .replace("\"tls/", "\"/dev/null\" # \"")
-        .replace("\"dkim/2026a.pem\"", &format!("{KEY:?}"));
+        .replace("\"dkim/2026a.pem\"", &format!("{KEY:?}"))
+        .replace("\"friend.password\"", "\"/proc/version\"");
     let lines: Vec<&str> = text.lines().collect();
     let (mut refused, mut settings) = (0, 0);
     for (at, line) in lines.iter().enumerate() {

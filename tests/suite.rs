@@ -5,6 +5,7 @@ mod config;
 mod delivering;
 mod handing_over;
 mod limits;
+mod partners;
 mod rehearsing;
 mod signing;
 mod support;

@@ -8,6 +8,8 @@ use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts};
 use rustix::process::{Resource, getrlimit};
 
+use crate::budget::resident_octets;
+
 /// Read anew at each scrape. Names are those that Prometheus's own client libraries use, so that dashboards fit.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -34,7 +36,7 @@ impl Process {
     }
 
     fn read(&self) {
-        self.resident_bytes.set(resident_bytes().unwrap_or(0));
+        self.resident_bytes.set(resident_octets().and_then(|octets| i64::try_from(octets).ok()).unwrap_or(0));
         self.open_files.set(fs::read_dir("/proc/self/fd").map_or(0, |files| i64::try_from(files.count()).unwrap_or(0)));
         let limit = getrlimit(Resource::Nofile).current;
         self.open_files_max.set(limit.map_or(i64::MAX, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
@@ -54,13 +56,6 @@ impl Collector for Process {
         self.read();
         self.collectors().into_iter().flat_map(Collector::collect).collect()
     }
-}
-
-/// `VmRSS` of `/proc/self/status`, which is in kB whatever the size of a page.
-fn resident_bytes() -> Option<i64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<i64>().ok()? * 1024)
 }
 
 #[cfg(test)]

@@ -27,7 +27,8 @@ pub(super) struct Arguments {
     /// Your own message, as it would be sent
     #[arg(long, value_name = "FILE.eml")]
     message: Option<PathBuf>,
-    /// The weather in the simulated internet: default, fast, greylist, dead-hosts, one-domain, tarpit, full-house
+    /// The weather in the simulated internet: default, fast, greylist, dead-hosts, one-domain, tarpit, full-house,
+    /// t1-overflow, fd-64
     #[arg(long, value_name = "NAME", default_value = "default")]
     scenario: Scenario,
     /// Your own configuration: its limits and pacing are rehearsed; addresses, spool and list hosts are replaced

@@ -8,6 +8,7 @@
 //! [`providers`] puts the operator's limits over the shipped ones.
 
 mod document;
+mod partners;
 pub mod providers;
 pub mod raw;
 pub mod reactions;
@@ -40,6 +41,10 @@ pub struct Config {
     pub delivery: delivery::Options,
     /// Grouping, pacing, retry.
     pub dispatch: dispatch::Options,
+    /// Octets per second for all deliveries together.
+    pub uplink: Option<u64>,
+    /// Resident memory, in octets, above which new mail is refused.
+    pub memory: Option<u64>,
     /// Reports.
     pub bounce: bounce::Options,
     /// Metrics and health.

@@ -11,8 +11,8 @@ use ipnet::IpNet;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::units::{BounceUrl, NameServer, PerTime, Percent, Size, Span};
-use crate::attempt::Rate;
+use super::units::{Bandwidth, BounceUrl, HostPort, NameServer, PerTime, Percent, Size, Span};
+use crate::attempt::{PartnerTls, Rate};
 use crate::delivery;
 use crate::log;
 
@@ -32,6 +32,8 @@ pub struct Raw {
     pub listener: Vec<Listener>,
     /// `[[list_host]]`. None: Posthaste relays for nobody.
     pub list_host: Vec<ListHost>,
+    /// `[[partner]]`. None: all mail goes to its domain's exchangers.
+    pub partner: Vec<Partner>,
     /// `[[dkim]]`. None: nothing is signed.
     pub dkim: Vec<Dkim>,
     /// `[[source]]`. None: the system chooses the address that mail leaves from.
@@ -48,6 +50,8 @@ pub struct Raw {
     pub tls_policy: Vec<TlsPolicy>,
     /// `[dispatch]`.
     pub dispatch: Dispatch,
+    /// `[budget]`.
+    pub budget: Budget,
     /// `[bounce]`.
     pub bounce: Bounce,
     /// `[admin]`.
@@ -140,6 +144,83 @@ pub struct ListHost {
     /// STARTTLS towards `bounces_to`, as in `[delivery]`. Default: opportunistic.
     #[serde(default)]
     pub tls: delivery::TlsMode,
+    /// The `[[partner]]` that it is: mail that came from a partner goes to none, so that two relays that are each other's
+    /// partner do not loop. Default: none.
+    #[serde(default)]
+    pub partner: Option<String>,
+}
+
+/// `[[partner]]`: a smarthost that takes mail over from us. The first whose suffix matches, whose condition holds and that
+/// works is used; what it does not take goes direct at once.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Partner {
+    /// Its name in logs and metrics. Required, and different from the others'.
+    pub name: String,
+    /// Its hosts, tried in this order; port 25 where none is given. Required.
+    pub hosts: Vec<HostPort>,
+    /// `required` (whatever the certificate), `verified` (the certificate is checked) or `off`. Default: required.
+    #[serde(default, with = "partner_tls")]
+    pub tls: PartnerTls,
+    /// User for AUTH PLAIN. Default: none, it knows us by our address.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// File whose first line is the password, relative to this file. Required with `user`.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Recipient domains that it takes: `.de` (all below), `example.org` (this one), `*` (all). Required. Partners with the
+    /// very same suffix share it by `weight`.
+    pub suffixes: Vec<String>,
+    /// When: `always`, `overflow` (while the line or the queue is too full) or `fallback` (while the direct route is
+    /// suspended after failures). Default: overflow.
+    #[serde(default)]
+    pub condition: PartnerCondition,
+    /// Overflow begins when this share of `[budget] uplink` is used. Default: none.
+    #[serde(default)]
+    pub overflow_above: Option<Percent>,
+    /// Overflow by the line ends below this share. Default: four fifths of `overflow_above`.
+    #[serde(default)]
+    pub overflow_below: Option<Percent>,
+    /// Overflow begins when the oldest recipient that could go has waited for so long. Default: none.
+    #[serde(default)]
+    pub overflow_age: Option<Span>,
+    /// Overflow by age ends below this. Default: half of `overflow_age`.
+    #[serde(default)]
+    pub overflow_age_below: Option<Span>,
+    /// Recipients per time. Begins anew at a restart. Default: no limit.
+    #[serde(default)]
+    pub quota: Option<PerTime>,
+    /// Recipients in 24 hours. Default: no limit.
+    #[serde(default)]
+    pub quota_day: Option<u32>,
+    /// Recipients of one mailing. Default: no limit.
+    #[serde(default)]
+    pub quota_mailing: Option<u64>,
+    /// Its share beside partners with the same suffix. Default: 1.
+    #[serde(default = "one")]
+    pub weight: u32,
+    /// Connections at a time. Default: 10.
+    #[serde(default = "ten")]
+    pub connections: u32,
+    /// Recipients in a transaction. Default: 100.
+    #[serde(default = "hundred")]
+    pub recipients_per_transaction: u32,
+    /// Whether it is reached by another line than the one that `[budget] uplink` speaks of. Default: false.
+    #[serde(default)]
+    pub other_line: bool,
+}
+
+/// When a partner is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartnerCondition {
+    /// As long as it works.
+    Always,
+    /// While our own line or queue is too full.
+    #[default]
+    Overflow,
+    /// While the direct route is suspended.
+    Fallback,
 }
 
 /// A user of a list host.
@@ -439,6 +520,18 @@ impl Default for Dispatch {
     }
 }
 
+/// `[budget]`: what the machine and its line may be asked for.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// Octets per second that all deliveries together may send, counted with TLS and without packet headers: set it 4 %
+    /// below what the line is sold as. Default: none, as many as the line takes.
+    pub uplink: Option<Bandwidth>,
+    /// Resident memory above which new mail is refused with 452 at MAIL, until seven eighths of it are reached again; at
+    /// least 128MiB. Default: none.
+    pub memory: Option<Size>,
+}
+
 /// `[bounce]`: failure reports to list hosts.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -553,4 +646,42 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<BounceU
         }
     }
     deserializer.deserialize_any(OneOrMany)
+}
+
+fn ten() -> u32 {
+    10
+}
+
+fn hundred() -> u32 {
+    100
+}
+
+/// [`PartnerTls`] by its names.
+mod partner_tls {
+    use super::*;
+
+    #[derive(Deserialize, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Name {
+        Off,
+        Required,
+        Verified,
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PartnerTls, D::Error> {
+        Ok(match Name::deserialize(deserializer)? {
+            Name::Off => PartnerTls::Off,
+            Name::Required => PartnerTls::Required,
+            Name::Verified => PartnerTls::Verified,
+        })
+    }
+
+    pub(super) fn serialize<S: Serializer>(tls: &PartnerTls, serializer: S) -> Result<S::Ok, S::Error> {
+        match tls {
+            PartnerTls::Off => Name::Off,
+            PartnerTls::Required => Name::Required,
+            PartnerTls::Verified => Name::Verified,
+        }
+        .serialize(serializer)
+    }
 }

@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use super::Config;
 use super::document::{Document, Problem};
+use super::partners;
 use super::providers::{self, InForce};
 use super::raw::{self, Raw};
 use super::{signing, sources};
 use crate::mail::{Domain, Mailbox};
-use crate::{admin, bounce, delivery, dispatch, ingress, log, route, sign, spool};
+use crate::{admin, bounce, delivery, dispatch, ingress, log, partner, route, sign, spool};
+
+/// The least high mark of memory: caches and runtime take about half of it.
+const MEMORY_MIN: u64 = 128 << 20;
 
 /// Longest path of a Unix socket (`sun_path` of unix(7) is 108 octets with its NUL), less one for the name under which it
 /// is made.
@@ -58,13 +62,14 @@ impl Findings<'_> {
         self.errors.push(self.document.problem(key, message));
     }
 
-    fn warn(&mut self, key: &str, message: impl Into<String>) {
+    pub(super) fn warn(&mut self, key: &str, message: impl Into<String>) {
         self.warnings.push(self.document.problem(key, message));
     }
 
     fn check_all(&mut self, raw: &Raw, directory: &Path) {
         self.check_listeners(raw, directory);
         self.check_list_hosts(raw);
+        partners::check(self, raw, directory);
         self.check_counts(raw);
         self.check_times(raw);
         self.check_retry(&raw.delivery);
@@ -213,6 +218,9 @@ impl Findings<'_> {
             ("dispatch.read_ahead", raw.dispatch.read_ahead as u64),
             ("dispatch.resident", raw.dispatch.resident as u64),
         ];
+        if raw.budget.memory.is_some_and(|memory| memory.0 < MEMORY_MIN) {
+            self.error("budget.memory", "the program itself needs more: at least 128MiB");
+        }
         for (key, _) in counts.iter().filter(|(_, count)| *count == 0) {
             self.error(key, "0 would stop all mail; at least 1");
         }
@@ -340,7 +348,7 @@ fn is_name_char(c: char) -> bool {
 }
 
 /// Whether `host:port` is our own listener; one on the unspecified address is reached by any loopback address.
-fn is_own(host: &str, port: u16, listener: SocketAddr) -> bool {
+pub(super) fn is_own(host: &str, port: u16, listener: SocketAddr) -> bool {
     let Ok(ip) = host.parse::<std::net::IpAddr>() else { return false };
     port == listener.port() && (ip == listener.ip() || listener.ip().is_unspecified() && ip.is_loopback())
 }
@@ -377,7 +385,14 @@ fn options(raw: Raw, hostname: &Arc<str>, mut providers: InForce, directory: &Pa
         spool: spool_options(&raw.spool, directory),
         route: route_options(&raw, hostname, providers, &list_hosts, directory),
         delivery: delivery_options(&raw, hostname, directory),
-        dispatch: dispatch_options(&raw, &list_hosts, &Arc::new(reactions)),
+        dispatch: dispatch_options(
+            &raw,
+            &list_hosts,
+            &Arc::new(reactions),
+            partners::options(&raw, hostname, directory),
+        ),
+        uplink: raw.budget.uplink.map(|bandwidth| bandwidth.0),
+        memory: raw.budget.memory.map(|size| size.0),
         bounce: bounce_options(&raw.bounce, hostname),
         admin: admin_options(&raw, hostname, directory),
         sign: sign::Options::default(),
@@ -521,6 +536,7 @@ fn dispatch_options(
     raw: &Raw,
     list_hosts: &[Arc<ingress::ListHost>],
     reactions: &Arc<dispatch::Reactions>,
+    partners: partner::Options,
 ) -> dispatch::Options {
     dispatch::Options {
         coalesce_quiet: raw.dispatch.coalesce_quiet.0,
@@ -539,6 +555,7 @@ fn dispatch_options(
         suspend: (raw.dispatch.suspend_min.0, raw.dispatch.suspend_max.0),
         reactions: Arc::clone(reactions),
         weights: list_hosts.iter().map(|host| (Arc::clone(&host.name), host.weight)).collect(),
+        partners,
     }
 }
 

@@ -157,6 +157,46 @@ impl fmt::Display for PerTime {
     }
 }
 
+/// Octets per second, written in bits or octets: `"1.5Mbit/s"`, `"200kB/s"`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Bandwidth(pub u64);
+
+/// Units of [`Bandwidth`] in bits per second.
+const BANDWIDTH_UNITS: [(&str, f64); 9] = [
+    ("bit/s", 1.0),
+    ("kbit/s", 1e3),
+    ("Mbit/s", 1e6),
+    ("Gbit/s", 1e9),
+    ("B/s", 8.0),
+    ("kB/s", 8e3),
+    ("MB/s", 8e6),
+    ("KiB/s", 8192.0),
+    ("MiB/s", 8_388_608.0),
+];
+
+impl FromStr for Bandwidth {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Bandwidth, Self::Err> {
+        const WANTED: &str = "a bandwidth such as \"1.5Mbit/s\" or \"200kB/s\", at least \"64kbit/s\"";
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or(WANTED)?;
+        let (number, unit) = (text[..end].parse::<f64>(), text[end..].trim_start());
+        let factor = BANDWIDTH_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| factor);
+        let bits = number.ok().zip(factor).map(|(number, factor)| number * factor).ok_or(WANTED)?;
+        // A slower line is none; a faster one than 100 Tbit/s neither.
+        if (64e3..=1e14).contains(&bits) { Ok(Bandwidth((bits / 8.0).round() as u64)) } else { Err(WANTED) }
+    }
+}
+
+impl fmt::Display for Bandwidth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = self.0 * 8;
+        let unit = [("Gbit/s", 1_000_000_000), ("Mbit/s", 1_000_000), ("kbit/s", 1000)];
+        let (unit, factor) = unit.into_iter().find(|(_, factor)| bits.is_multiple_of(*factor)).unwrap_or(("bit/s", 1));
+        write!(f, "{}{unit}", bits / factor)
+    }
+}
+
 /// Where a list host takes its bounces: `"host:port"`, `"smtp://host"` (port 25) or `"lmtp://host"` (port 24).
 #[derive(Clone, PartialEq, Eq)]
 pub struct BounceUrl(pub BounceAddress);
@@ -198,6 +238,31 @@ impl fmt::Display for BounceUrl {
         let BounceAddress { lmtp, host, port } = &self.0;
         let scheme = if *lmtp { "lmtp" } else { "smtp" };
         if host.contains(':') { write!(f, "{scheme}://[{host}]:{port}") } else { write!(f, "{scheme}://{host}:{port}") }
+    }
+}
+
+/// A next hop: `"host:port"`; port 25 where none is given.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl FromStr for HostPort {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<HostPort, Self::Err> {
+        let (host, port) = host_and_port(text, 25).ok_or("a host such as \"smtp.example.net:587\"")?;
+        Ok(HostPort { host: host.to_ascii_lowercase(), port })
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let HostPort { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
 
@@ -273,7 +338,9 @@ as_text!(Span, "a duration with its unit, such as \"250ms\", \"5m\" or \"1h 30m\
 as_text!(Size, "a size such as \"50MB\" or \"64MiB\"", Some(|octets| Some(Size(octets))));
 as_text!(Percent, "a share such as \"20%\"", Some(|n| u32::try_from(n).ok().filter(|n| *n <= 100).map(Percent)));
 as_text!(PerTime, "a rate such as \"100/1m\"", None);
+as_text!(Bandwidth, "a bandwidth such as \"1.5Mbit/s\" or \"200kB/s\"", None);
 as_text!(BounceUrl, "\"host:port\", \"smtp://host:port\" or \"lmtp://host:port\"", None);
+as_text!(HostPort, "a host such as \"smtp.example.net:587\"", None);
 as_text!(NameServer, "an address such as \"192.0.2.53\" or \"127.0.0.1:5300\"", None);
 
 #[cfg(test)]
@@ -306,6 +373,7 @@ mod tests {
         same::<Percent>(&["0%", "20%"]);
         same::<PerTime>(&["100/1m", "10/1s"]);
         same::<BounceUrl>(&["smtp://lists.example.org:2600", "lmtp://[::1]:8024", "smtp://127.0.0.1:25"]);
+        same::<HostPort>(&["smtp.example.net:587", "[::1]:25"]);
         same::<NameServer>(&["127.0.0.1:5300", "[::1]:53"]);
     }
 
@@ -320,6 +388,18 @@ mod tests {
         for bad in ["", ":25", "http://x", "host:0", "host:70000", "[host]:25", "a b:25", "u@host:25", "host:25/x"] {
             assert!(read(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_bandwidth_reads_in_bits_and_in_octets() {
+        let read = |text: &str| text.parse::<Bandwidth>().map(|bandwidth| bandwidth.0);
+        assert_eq!(read("1.5Mbit/s"), Ok(187_500));
+        assert_eq!(read("200 kB/s"), Ok(200_000));
+        assert_eq!(read("1MiB/s"), Ok(1 << 20));
+        for bad in ["", "0Mbit/s", "1.5", "1.5Mb", "1.5.5Mbit/s", "Mbit/s", "1bit/s", "-1Mbit/s", "1e9Mbit/s"] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(read("1.5Mbit/s").map(|octets| Bandwidth(octets).to_string()), Ok("1500kbit/s".to_owned()));
     }
 
     #[test]

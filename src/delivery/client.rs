@@ -7,6 +7,8 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use mail_send::SmtpClient;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -15,10 +17,12 @@ use tokio_rustls::TlsConnector;
 
 use super::capabilities::Capabilities;
 use super::classify::{self, Fault, Setback};
+use super::metered::Metered;
 use super::options::Timeouts;
 use super::reply;
 use super::stream::{self, OneLine, Wire};
 use super::tls;
+use crate::attempt::Credentials;
 use crate::outcome::{Enhanced, Phase, Reply, Scope};
 
 /// The slowest that content may be taken, in octets per second, beside one block's time: a receiver that opens its window
@@ -66,6 +70,8 @@ pub(super) struct Manners<'a> {
     pub(super) timeouts: &'a Timeouts,
     /// For STARTTLS; `None` to go without.
     pub(super) tls: Option<StartTls<'a>>,
+    /// With which we make ourselves known (RFC 4954).
+    pub(super) credentials: Option<&'a Credentials>,
 }
 
 /// How STARTTLS is to go.
@@ -99,20 +105,41 @@ pub(super) struct Session {
 
 impl Session {
     /// Greeting to EHLO, with STARTTLS where both sides can. After a failure the connection is closed when this returns.
-    pub(super) async fn open(stream: TcpStream, peer: Peer, manners: Manners<'_>) -> Result<Session, OpenError> {
+    pub(super) async fn open(
+        stream: Metered<TcpStream>,
+        peer: Peer,
+        manners: Manners<'_>,
+    ) -> Result<Session, OpenError> {
         let mut session = Session::over(Wire::Plain(stream), peer);
         if let Err(setback) = session.introduce(manners).await {
             session.farewell(manners.timeouts.quit).await;
             return Err(OpenError::Setback(setback));
         }
-        match manners.tls {
-            Some(tls) if session.capabilities.start_tls => session.start_tls(tls, manners).await,
+        let mut session = match manners.tls {
+            Some(tls) if session.capabilities.start_tls => session.start_tls(tls, manners).await?,
             Some(tls) if tls.mandatory => {
                 session.farewell(manners.timeouts.quit).await;
-                Err(OpenError::NoTls)
+                return Err(OpenError::NoTls);
             }
-            _ => Ok(session),
+            _ => session,
+        };
+        if let Some(credentials) = manners.credentials
+            && let Err(setback) = session.authenticate(credentials, manners).await
+        {
+            session.farewell(manners.timeouts.quit).await;
+            return Err(OpenError::Setback(setback));
         }
+        Ok(session)
+    }
+
+    /// AUTH PLAIN with an initial response (RFC 4954 section 4, RFC 4616). A refusal is temporary: the password may be ours
+    /// to correct.
+    async fn authenticate(&mut self, credentials: &Credentials, manners: Manners<'_>) -> Result<(), Setback> {
+        let Credentials { user, password } = credentials;
+        let response = STANDARD.encode(format!("\0{user}\0{password}"));
+        let reply = self.command(format!("AUTH PLAIN {response}\r\n").as_bytes(), manners.timeouts.hello).await;
+        let reply = reply.map_err(|fault| classify::unusable(Phase::Auth, &fault, &self.peer.remote))?;
+        if reply.is_positive() { Ok(()) } else { Err(classify::unwelcome(Phase::Auth, reply, &self.peer.remote)) }
     }
 
     async fn introduce(&mut self, manners: Manners<'_>) -> Result<(), Setback> {
@@ -265,11 +292,8 @@ impl Session {
     /// Sends the content in as few writes as the socket takes, without copying it. `Err(true)`: all of it, the final dot
     /// included, was handed to the system before the failure, so that it may have arrived.
     pub(super) async fn send_content(&mut self, parts: [&[u8]; 4], block: Duration) -> Result<(), (bool, Fault)> {
-        let octets: usize = parts.iter().map(|part| part.len()).sum();
-        let deadline = Instant::now() + block + Duration::from_secs(octets as u64 / CONTENT_RATE_MIN);
         let stream = &mut self.client.stream;
-        let writing = timeout_at(deadline, write_all_vectored(stream, parts, block)).await;
-        writing.unwrap_or(Err(Fault::Timeout)).map_err(|fault| (false, fault))?;
+        write_all_vectored(stream, parts, block).await.map_err(|fault| (false, fault))?;
         let flushing = timeout(block, stream.flush()).await;
         flushing.map_err(|_| Fault::Timeout).and_then(|flushed| flushed.map_err(Fault::from)).map_err(|f| (true, f))
     }
@@ -300,13 +324,18 @@ impl Session {
     }
 }
 
-/// Writes all parts; each write may take `block` at most.
+/// Writes all parts. Each write may take `block` at most, and all of them as long as the slowest peer that is put up with,
+/// beside the time for which our own uplink holds them.
 async fn write_all_vectored(stream: &mut OneLine<Wire>, parts: [&[u8]; 4], block: Duration) -> Result<(), Fault> {
+    let octets: usize = parts.iter().map(|part| part.len()).sum();
+    let deadline = Instant::now() + block + Duration::from_secs(octets as u64 / CONTENT_RATE_MIN);
+    let held_before = stream.get_ref().held();
     let mut slices = parts.map(IoSlice::new);
     let mut slices = &mut slices[..];
     IoSlice::advance_slices(&mut slices, 0);
     while !slices.is_empty() {
-        match timeout(block, stream.write_vectored(slices)).await {
+        let until = (Instant::now() + block).min(deadline + (stream.get_ref().held() - held_before));
+        match timeout_at(until, stream.write_vectored(slices)).await {
             Err(_) => return Err(Fault::Timeout),
             Ok(Ok(0)) => return Err(Fault::from(io::Error::from(io::ErrorKind::WriteZero))),
             Ok(Ok(written)) => IoSlice::advance_slices(&mut slices, written),

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::classify::{self, Fault, Setback};
 use super::client::{Manners, OpenError, Peer, Session, StartTls, remote};
+use super::metered::Metered;
 use super::metrics::Metrics;
 use super::options::{Options, Source};
 use super::policy::{Demands, Policy};
@@ -26,7 +27,8 @@ use super::pool::{Pool, Slot};
 use super::source::{self, Health};
 use super::suspects::Suspects;
 use super::tls::Connectors;
-use crate::attempt::{Attempt, Limits, Route, Site};
+use crate::attempt::{Attempt, Limits, Partner, Route, Site};
+use crate::budget::{Lane, Uplink};
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
 use crate::route::Resolver;
 
@@ -39,6 +41,7 @@ const LOST_RACE: Duration = Duration::from_secs(1);
 /// What all courses share.
 pub(super) struct Means {
     pub(super) resolver: Resolver,
+    pub(super) uplink: Uplink,
     pub(super) pool: Pool,
     pub(super) tls: ArcSwap<Connectors>,
     /// Addresses that could not be reached.
@@ -66,6 +69,8 @@ pub(super) struct Course<'a> {
     options: &'a Options,
     limits: &'a Limits,
     provider: &'a Arc<str>,
+    lane: Lane,
+    partner: Option<&'a Partner>,
     /// Where to dial from; `None`: the system chooses.
     source: Option<&'a Arc<Source>>,
     demands: &'a Demands,
@@ -99,6 +104,8 @@ impl<'a> Course<'a> {
             options,
             limits: &attempt.limits,
             provider: &site.provider,
+            lane: lane(site),
+            partner: partner(site),
             source,
             demands,
             hops: hops(site, options.port),
@@ -207,7 +214,7 @@ impl<'a> Course<'a> {
         let started = Instant::now();
         let resolver = &self.means.resolver;
         let found = match hop.declared {
-            true => resolver.list_host_addresses(&hop.host, hop.port).await,
+            true => resolver.declared_addresses(&hop.host, hop.port).await,
             false => resolver.addresses(&hop.host, hop.port).await,
         };
         self.resolving += started.elapsed();
@@ -249,7 +256,9 @@ impl<'a> Course<'a> {
             }
         };
         let (stream, address) = self.race(hop, addresses, slot).await?;
-        let mut peer = Peer::new(&hop.host, address, hop.lmtp, !hop.declared);
+        // A partner that bears our name is ourselves; a list host may run on this very machine.
+        let may_be_us = !hop.declared || self.partner.is_some();
+        let mut peer = Peer::new(&hop.host, address, hop.lmtp, may_be_us);
         peer.local = stream.local_addr().ok().map(|local| local.ip());
         let local = peer.local;
         let opened = match self.open(stream, peer.clone(), &policy).await {
@@ -269,11 +278,10 @@ impl<'a> Course<'a> {
         opened
     }
 
-    /// Nothing goes in clear after a handshake that the policy wanted to succeed. This concerns the destination alone.
+    /// Nothing goes in clear after a handshake that the policy wanted to succeed.
     fn insecure(&self, policy: &Policy, setback: Setback) -> Setback {
         self.count_tls(policy.as_str(), "handshake_failed");
-        let reason = Reason { scope: Scope::Recipient, ..setback.reason };
-        Setback { reason, permanent: false }
+        self.demands.insecure(setback)
     }
 
     fn unencrypted(&self, policy: &Policy, peer: &Peer) -> Setback {
@@ -293,7 +301,9 @@ impl<'a> Course<'a> {
         let tls = connector.as_ref().map(|connector| StartTls { connector, mandatory });
         let hostname = &self.options.hostname;
         let helo = self.source.map_or(hostname, |source| &source.hostname);
-        let manners = Manners { helo, hostname, timeouts: &self.options.timeouts, tls };
+        let credentials = self.partner.and_then(|partner| partner.credentials.as_ref());
+        let manners = Manners { helo, hostname, timeouts: &self.options.timeouts, tls, credentials };
+        let stream = Metered::new(stream, self.means.uplink.clone(), self.lane);
         let session = Session::open(stream, peer, manners).await?;
         self.means.metrics.sessions.with_label_values(&["open"]).inc();
         Ok(session)
@@ -426,6 +436,23 @@ fn bury<T: 'static>(racing: JoinSet<T>, spare: Vec<Slot>) {
     });
 }
 
+fn partner(site: &Site) -> Option<&Partner> {
+    match &site.route {
+        Route::Partner(partner) => Some(partner),
+        Route::Mx(_) | Route::ListHost(_) => None,
+    }
+}
+
+/// The lane of the uplink that leads to a site.
+fn lane(site: &Site) -> Lane {
+    match &site.route {
+        Route::Mx(_) => Lane::Delivery,
+        Route::ListHost(_) => Lane::Bounce,
+        Route::Partner(partner) if partner.other_line => Lane::OtherLine,
+        Route::Partner(_) => Lane::Delivery,
+    }
+}
+
 /// The hosts of a site in the order of this attempt.
 fn hops(site: &Site, port: u16) -> VecDeque<Hop> {
     match &site.route {
@@ -438,6 +465,16 @@ fn hops(site: &Site, port: u16) -> VecDeque<Hop> {
                 declared: true,
             };
             addresses.iter().zip(0..).map(hop).collect()
+        }
+        Route::Partner(partner) => {
+            let hop = |((host, port), preference): (&(Arc<str>, u16), u16)| Hop {
+                preference,
+                host: Arc::clone(host),
+                port: *port,
+                lmtp: false,
+                declared: true,
+            };
+            partner.hosts.iter().zip(0..).map(hop).collect()
         }
         Route::Mx(exchangers) => {
             let mut exchangers: Vec<_> = exchangers.iter().collect();

@@ -18,6 +18,7 @@ mod client;
 mod connect;
 mod dane;
 mod envelope;
+mod metered;
 mod metrics;
 mod options;
 mod pace;
@@ -52,7 +53,7 @@ use self::suspects::Suspects;
 use self::tls::Connectors;
 use self::transaction::{Conclusion, End};
 use crate::attempt::{Attempt, AttemptReport, Delays, Route};
-use crate::budget::Descriptors;
+use crate::budget::{Descriptors, Uplink};
 use crate::outcome::{Outcome, Reason};
 use crate::route::Resolver;
 
@@ -92,12 +93,14 @@ impl Delivery {
         options: Options,
         resolver: Resolver,
         descriptors: Descriptors,
+        uplink: Uplink,
         registry: &Registry,
     ) -> Result<Delivery, prometheus::Error> {
         let metrics = Metrics::new(registry)?;
         let tls = Connectors::new(options.roots.as_deref(), metrics.tls.clone());
         let means = Means {
             resolver,
+            uplink,
             pool: Pool::new(options.connections, descriptors, metrics.clone()),
             tls: ArcSwap::from_pointee(tls),
             unreachable: Suspects::new(UNREACHABLE.0, UNREACHABLE.1, SUSPECTS_MAX),
@@ -189,10 +192,10 @@ impl<'a> Run<'a> {
         demands: &'a Demands,
         outgoing: &'a Outgoing,
     ) -> Run<'a> {
-        // Bounces have a lane of their own.
+        // Bounces have a lane of their own; a partner may know us by the system's choice of address.
         let source = match attempt.site.route {
             Route::Mx(_) => options.source_for(&attempt.envelope.list_host, &attempt.site.provider),
-            Route::ListHost(_) => None,
+            Route::ListHost(_) | Route::Partner(_) => None,
         };
         Run {
             means,

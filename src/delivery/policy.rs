@@ -2,13 +2,14 @@
 //! DNS ask for, put together.
 //!
 //! [`Demands`] belong to a destination and a message, before anybody is connected to; [`Policy`] is what follows from them at
-//! one exchanger. What falls short is refused for this destination alone: the site's other domains go on.
+//! one exchanger. What falls short is refused for this destination alone: the site's other domains go on. A partner is asked for
+//! what its own section says, and what falls short of that is refused for the partner: all its mail goes another way.
 
 use std::sync::Arc;
 
 use super::classify::{self, Setback};
 use super::options::{Options, TlsMode, TlsRule};
-use crate::attempt::{Attempt, Route, Site};
+use crate::attempt::{Attempt, PartnerTls, Route, Site};
 use crate::mail::{Destination, header};
 use crate::outcome::{Enhanced, Phase, Reason, Scope};
 use crate::route::{Resolver, StsMode, StsPolicy, Tlsa};
@@ -20,6 +21,8 @@ pub(super) struct Demands {
     floor: TlsMode,
     /// Whether the message wants nothing less, or its sender back (REQUIRETLS, RFC 8689).
     requiretls: bool,
+    /// Whom it concerns if a host falls short.
+    blames: Scope,
     /// Names of which a verified certificate must bear one; the exchanger's where there are none.
     names: Arc<[Box<str>]>,
     /// Whether exchangers are to be asked for TLSA records.
@@ -70,13 +73,19 @@ impl Demands {
             (_, Some(rule)) => rule.mode,
             (Route::ListHost(_), None) => options.list_hosts.get(&attempt.site.name).copied().unwrap_or_default(),
             (Route::Mx(_), None) => options.tls,
+            (Route::Partner(partner), None) => partner_mode(partner.tls),
         };
         let requiretls = attempt.envelope.params.requiretls;
         let floor = if requiretls { TlsMode::Verified } else { configured };
         let names = rule.map(|rule| Arc::clone(&rule.names)).unwrap_or_default();
-        let mut demands =
-            Demands { floor, requiretls, names, dane: false, sts: None, lane: Arc::clone(&attempt.site.name) };
+        let is_partner = matches!(attempt.site.route, Route::Partner(_));
+        // One message's wishes say nothing of a partner.
+        let blames = if is_partner && !requiretls { Scope::Site } else { Scope::Recipient };
+        let lane = Arc::clone(&attempt.site.name);
+        let mut demands = Demands { floor, requiretls, blames, names, dane: false, sts: None, lane };
+        // What the recipient's domain publishes is about its own exchangers.
         if floor != TlsMode::Off
+            && !is_partner
             && let Destination::Domain(domain) = &attempt.destination
         {
             demands.dane = resolver.has_secure_exchangers(&attempt.destination).await;
@@ -91,7 +100,7 @@ impl Demands {
 
     /// Plain demands, as most have them, need no name of their own.
     fn lane(&self, site: &Site, usual: TlsMode) -> Arc<str> {
-        let Demands { floor, requiretls, names, dane, sts, lane: _ } = self;
+        let Demands { floor, requiretls, blames: _, names, dane, sts, lane: _ } = self;
         if *floor == usual && names.is_empty() && !dane && sts.is_none() && !requiretls {
             return Arc::clone(&site.name);
         }
@@ -119,7 +128,13 @@ impl Demands {
     pub(super) fn unencrypted(&self, policy: &Policy, remote: &str) -> Setback {
         let class = if self.requiretls { 5 } else { 4 };
         let text = format!("TLS is required here ({}) and the host does not offer STARTTLS", policy.as_str());
-        refused(Enhanced::new(class, 7, 10), &text, Some(remote))
+        classify::decided(Phase::Tls, self.blames, Enhanced::new(class, 7, 10), &text, Some(remote))
+    }
+
+    /// A failed handshake, where there must be TLS.
+    pub(super) fn insecure(&self, setback: Setback) -> Setback {
+        let reason = Reason { scope: self.blames, ..setback.reason };
+        Setback { reason, permanent: false }
     }
 
     fn without_dane(&self, host: &str) -> Result<Policy, Setback> {
@@ -135,6 +150,14 @@ impl Demands {
             (Some(_), _) => Ok(Policy::Opportunistic("sts_testing_not_named")),
             (None, _) => Ok(Policy::Opportunistic("opportunistic")),
         }
+    }
+}
+
+fn partner_mode(tls: PartnerTls) -> TlsMode {
+    match tls {
+        PartnerTls::Off => TlsMode::Off,
+        PartnerTls::Required => TlsMode::Required,
+        PartnerTls::Verified => TlsMode::Verified,
     }
 }
 
@@ -160,16 +183,12 @@ fn waives_tls(content: &[u8]) -> bool {
     header::fields(content).any(|field| field.is("TLS-Required") && field.value().eq_ignore_ascii_case("no"))
 }
 
-/// A refusal on behalf of this destination only. It says nothing of the site, which its other domains may go on using.
-fn refused(status: Enhanced, text: &str, remote: Option<&str>) -> Setback {
-    classify::decided(Phase::Tls, Scope::Recipient, status, text, remote)
-}
-
 fn untrusted(reason: Reason) -> Setback {
     Setback { reason: Reason { phase: Phase::Tls, scope: Scope::Recipient, ..reason }, permanent: false }
 }
 
 fn not_named(host: &str) -> Setback {
     let text = format!("the domain's MTA-STS policy does not name its exchanger {host}");
-    refused(Enhanced::new(4, 7, 5), &text, None)
+    // It says nothing of the site, which its other domains may go on using.
+    classify::decided(Phase::Tls, Scope::Recipient, Enhanced::new(4, 7, 5), &text, None)
 }

@@ -295,7 +295,7 @@ impl Pool {
     /// The provider has room: now a place among all.
     async fn dial(&self, provider: &Arc<Provider>, route: &Route, deadline: Instant, quit: Duration) -> Option<Slot> {
         let usage = match route {
-            Route::Mx(_) => Use::Delivery,
+            Route::Mx(_) | Route::Partner(_) => Use::Delivery,
             Route::ListHost(_) => Use::Bounce,
         };
         let mut slot = Slot { provider: Arc::clone(provider), usage, _place: None };

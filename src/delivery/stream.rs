@@ -17,6 +17,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
+use super::metered::Metered;
+
 /// Octets kept of one reply line; RFC 5321 section 4.5.3.1.5 allows 512. What follows is read and dropped.
 const LINE_KEPT_MAX: usize = 1024;
 /// Octets of one reply, dropped ones included.
@@ -32,9 +34,19 @@ const INPUT_OCTETS: usize = 2048;
 #[derive(Debug)]
 pub(super) enum Wire {
     /// TCP in clear.
-    Plain(TcpStream),
+    Plain(Metered<TcpStream>),
     /// TLS over TCP. Boxed, because its state is large and most of a connection's life is spent idle.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Metered<TcpStream>>>),
+}
+
+impl Wire {
+    /// How long the uplink's budget has held it so far.
+    pub(super) fn held(&self) -> Duration {
+        match self {
+            Wire::Plain(stream) => stream.held(),
+            Wire::Tls(stream) => stream.get_ref().0.held(),
+        }
+    }
 }
 
 /// How long a peer may take to close after us.
@@ -127,6 +139,11 @@ impl<S> OneLine<S> {
     /// The stream below, for the TLS handshake. Octets that were read ahead are lost: see [`OneLine::has_unread`].
     pub(super) fn into_inner(self) -> S {
         self.inner
+    }
+
+    /// The stream below.
+    pub(super) fn get_ref(&self) -> &S {
+        &self.inner
     }
 
     /// The raw lines of the reply that was read since [`OneLine::begin_reply`].

@@ -18,6 +18,7 @@ use tokio_rustls::TlsConnector;
 
 use super::classify::Fault;
 use super::dane::{self, Shown};
+use super::metered::Metered;
 use super::policy::Policy;
 use super::stream::{self, Wire};
 use crate::route::roots;
@@ -83,10 +84,10 @@ fn config(judge: Judge) -> ClientConfig {
 
 /// Shakes hands. An exchanger's name goes into SNI, which is also the TLSA base domain (RFC 7672 section 8.1); a host name that
 /// cannot be one goes without. After a failure the connection is closed before this returns, so that another may take its place.
-pub(super) async fn handshake(connector: &TlsConnector, host: &str, stream: TcpStream) -> Result<Wire, Fault> {
+pub(super) async fn handshake(connector: &TlsConnector, host: &str, stream: Metered<TcpStream>) -> Result<Wire, Fault> {
     let name = match ServerName::try_from(host) {
         Ok(name) => name.to_owned(),
-        Err(_) => ServerName::from(stream.peer_addr().map_err(Fault::from)?.ip()),
+        Err(_) => ServerName::from(stream.get_ref().peer_addr().map_err(Fault::from)?.ip()),
     };
     match connector.connect(name, stream).into_fallible().await {
         Ok(stream) => Ok(Wire::Tls(Box::new(stream))),

@@ -10,13 +10,28 @@ use crate::mail::{Destination, Envelope, Queued};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct BundleId(pub(super) u64);
 
-/// Recipients of one destination with equal envelopes.
+/// Which way recipients may go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum Pin {
+    /// As the table of partners says at that moment.
+    #[default]
+    Free,
+    /// To the exchangers: a partner gave them back, or they may have arrived there already.
+    Direct,
+    /// To this partner: they may have arrived there already.
+    Partner(Arc<str>),
+}
+
+/// Recipients of one destination with equal envelopes that may go the same way.
 #[derive(Debug)]
 pub(super) struct Bundle {
     pub(super) destination: Destination,
     pub(super) envelope: Arc<Envelope>,
     pub(super) recipients: VecDeque<Queued>,
     pub(super) state: Gathering,
+    pub(super) pin: Pin,
+    /// The provider in whose turns it stands while it is [`Gathering::Ready`].
+    pub(super) via: Arc<str>,
 }
 
 /// Whether a bundle still waits for company.

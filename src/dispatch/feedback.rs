@@ -135,6 +135,9 @@ impl Scheduler {
         if reason.scope == Scope::Site {
             self.suspend_site(&site.name, reason, now);
         }
+        if matches!(site.route, Route::Partner(_)) {
+            self.rethink_all(now);
+        }
     }
 
     pub(super) fn suspend_site(&mut self, name: &Arc<str>, reason: Reason, now: Tick) {
@@ -160,6 +163,9 @@ impl Scheduler {
             for destination in self.destinations_of(name) {
                 self.shed_if_unusable(&destination, now);
             }
+        }
+        if !self.partners.is_empty() {
+            self.rethink_all(now);
         }
     }
 
@@ -218,7 +224,12 @@ impl Scheduler {
         let until = state.suspended_until(now).unwrap_or(now);
         state.waiting.clear();
         let destinations: Vec<Destination> = state.destinations.iter().cloned().collect();
-        destinations.iter().for_each(|destination| self.hand_back(destination, until, reason.as_ref(), now));
+        for destination in &destinations {
+            match self.has_detour(destination, now) {
+                true => self.rethink_destination(destination, now),
+                false => self.hand_back(destination, until, reason.as_ref(), now),
+            }
+        }
     }
 
     /// Gives a destination's mail back to the spool until it can go; what is overdue expires. `reason`: what has just

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::bundle::{Bundle, BundleId, Gathering};
 use super::growth::Growth;
+use super::partners::Way;
 use super::queue::{OnDisk, Queue, Target};
 use super::scheduler::{Action, Scheduler, Timer};
 use crate::attempt::Site;
@@ -38,14 +39,15 @@ impl Scheduler {
         self.resident += 1;
         self.resolve_if_needed(&destination, now);
         let queue = self.queues.entry(destination.clone()).or_default();
-        let id = match queue.bundles.get(&envelope) {
+        let pin = self.pins.pin_of(queued.id);
+        let id = match queue.bundles.get(&(Arc::clone(&envelope), pin.clone())) {
             Some(&id) => id,
             None => {
                 self.next_bundle += 1;
                 let id = BundleId(self.next_bundle);
-                queue.bundles.insert(Arc::clone(&envelope), id);
-                let recipients = VecDeque::with_capacity(1);
-                self.bundles.insert(id, Bundle { destination, envelope, recipients, state });
+                queue.bundles.insert((Arc::clone(&envelope), pin.clone()), id);
+                let (recipients, via) = (VecDeque::with_capacity(1), Arc::from(""));
+                self.bundles.insert(id, Bundle { destination, envelope, recipients, state, pin, via });
                 id
             }
         };
@@ -84,18 +86,15 @@ impl Scheduler {
     /// Puts a bundle into its provider's turns if it may leave, or sets a timer for when it may.
     pub(super) fn consider(&mut self, id: BundleId, now: Tick) {
         let Some(bundle) = self.bundles.get(&id) else { return };
-        let Some(Queue { target: Target::Known { site, limits, .. }, .. }) = self.queues.get(&bundle.destination)
-        else {
-            return;
-        };
         if bundle.state == Gathering::Ready {
             return;
         }
+        let Some(Way { site, limits }) = self.way(bundle, now) else { return };
         let full = bundle.recipients.len() >= limits.recipients_per_transaction as usize;
         let grew = self.grew_at(bundle.envelope.mailing);
         let leaves_at = bundle.leaves_at(grew, self.options.coalesce_quiet, self.options.coalesce_window);
         if full || leaves_at <= now {
-            let site = Arc::clone(site);
+            self.remember_way(&site, &limits, now);
             self.make_ready(id, &site);
         } else if bundle.recipients.len() == 1 {
             // One timer per bundle is enough: when it fires, it is set anew if the mailing has grown meanwhile.
@@ -106,6 +105,7 @@ impl Scheduler {
     pub(super) fn make_ready(&mut self, id: BundleId, site: &Site) {
         if let Some(bundle) = self.bundles.get_mut(&id) {
             bundle.state = Gathering::Ready;
+            bundle.via = Arc::clone(&site.provider);
         }
         self.take_turn(id, &site.provider);
         self.enter_ring(&site.provider, &site.route);
@@ -123,7 +123,7 @@ impl Scheduler {
         if let Some(bundle) = self.bundles.remove(&id)
             && let Some(queue) = self.queues.get_mut(&bundle.destination)
         {
-            queue.bundles.remove(&bundle.envelope);
+            queue.bundles.remove(&(bundle.envelope, bundle.pin));
         }
     }
 

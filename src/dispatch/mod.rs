@@ -17,6 +17,9 @@ mod learned;
 mod operator;
 mod options;
 mod pace;
+#[cfg(test)]
+mod partner_tests;
+mod partners;
 mod provider;
 mod queue;
 mod react;

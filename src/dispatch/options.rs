@@ -1,4 +1,4 @@
-//! `[dispatch]`, `[retry]` and the list hosts' weights, translated.
+//! `[dispatch]`, `[retry]` the list hosts' weights and the partners, translated.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Reactions;
 use crate::attempt::Rate;
+use crate::partner;
 
 /// Everything dispatch is told.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct Options {
     pub weights: HashMap<Arc<str>, u32>,
     /// What providers' words make us do.
     pub reactions: Arc<Reactions>,
+    /// Who takes mail over, and when.
+    pub partners: partner::Options,
 }
 
 /// When a deferred recipient is tried again, and when it is given up.

@@ -103,6 +103,11 @@ impl Provider {
         self.suspension.as_ref().map(|suspension| suspension.until).filter(|until| *until > now)
     }
 
+    /// Whether it is suspended for what it did or said. An operator who suspends it does not thereby send its mail elsewhere.
+    pub(super) fn has_failed(&self, now: Tick) -> bool {
+        self.suspension.as_ref().is_some_and(|held| held.until > now && held.by != Suspender::Operator)
+    }
+
     /// Recipients for the next transaction: what the limits and the rate allow, up to `wanted`; or when to come again.
     pub(super) fn admit(&mut self, wanted: usize, now: Tick) -> Result<usize, Tick> {
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX).min(self.limits.recipients_per_transaction.max(1));

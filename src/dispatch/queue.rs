@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bundle::BundleId;
+use super::bundle::{BundleId, Pin};
 use crate::attempt::{Limits, Site};
 use crate::clock::Tick;
 use crate::mail::Envelope;
@@ -16,7 +16,7 @@ const RESOLUTION_LIFETIME: Duration = Duration::from_secs(300);
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) target: Target,
-    pub(super) bundles: HashMap<Arc<Envelope>, BundleId>,
+    pub(super) bundles: HashMap<(Arc<Envelope>, Pin), BundleId>,
     /// Recipients in `bundles` (those in flight are not counted).
     pub(super) resident: usize,
     pub(super) disk: OnDisk,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::bundle::{Bundle, BundleId, Gathering};
 use super::growth::Growth;
+use super::partners::Pins;
 use super::provider::{Provider, SiteState};
 use super::queue::{OnDisk, Queue, Target};
 use super::serve::Lane;
@@ -14,6 +15,7 @@ use crate::attempt::{Attempt, Limits, Pushback, Site};
 use crate::clock::Tick;
 use crate::mail::{AttemptId, Destination, MailingId, Queued, RecipientId};
 use crate::outcome::Reason;
+use crate::partner::Partners;
 
 /// What the engine is to do.
 #[derive(Debug)]
@@ -112,6 +114,8 @@ pub(super) enum Timer {
 #[derive(Debug)]
 pub struct Scheduler {
     pub(super) options: Options,
+    pub(super) partners: Partners,
+    pub(super) pins: Pins,
     pub(super) queues: HashMap<Destination, Queue>,
     pub(super) bundles: HashMap<BundleId, Bundle>,
     pub(super) sites: HashMap<Arc<str>, SiteState>,
@@ -135,8 +139,11 @@ pub struct Scheduler {
 impl Scheduler {
     /// An empty scheduler. Attempt ids count from `first_attempt`.
     pub fn new(options: Options, first_attempt: AttemptId) -> Scheduler {
+        let partners = Partners::new(options.partners.clone());
         Scheduler {
             options,
+            partners,
+            pins: Pins::default(),
             queues: HashMap::new(),
             bundles: HashMap::new(),
             sites: HashMap::new(),
@@ -157,8 +164,10 @@ impl Scheduler {
 
     /// Takes over changed options; limits of providers follow with the next resolution.
     pub fn reload(&mut self, options: Options, now: Tick) {
+        self.partners.reload(options.partners.clone());
         self.options = options;
         self.review_reactions(now);
+        self.rethink_all(now);
     }
 
     /// Newly accepted recipients. Those for which there is no room go back to the spool.
@@ -248,6 +257,7 @@ impl Scheduler {
             provider.in_flight = provider.in_flight.saturating_sub(1);
             provider.used = now;
         }
+        self.given_back(&site, &again);
         again.into_iter().for_each(|queued| self.admit(queued, Gathering::Over, now));
         self.learn(&site, relayed, pushback, begun, now);
         match trouble {

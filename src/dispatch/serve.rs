@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use super::bundle::{BundleId, Gathering};
-use super::queue::Target;
+use super::partners::Way;
 use super::scheduler::{Scheduler, Timer};
 use crate::attempt::{Attempt, Limits, Route, Site};
 use crate::clock::Tick;
@@ -83,13 +83,18 @@ impl Scheduler {
 
     /// Builds an attempt from a bundle whose turn it is.
     pub(super) fn take(&mut self, provider_name: &Arc<str>, id: BundleId, now: Tick) -> Taken {
-        let Some(bundle) = self.bundles.get_mut(&id) else { return Taken::Nothing };
-        let Some(queue) = self.queues.get_mut(&bundle.destination) else { return Taken::Nothing };
-        let Target::Known { site, .. } = &queue.target else { return Taken::Nothing };
-        if site.provider != *provider_name || bundle.state != Gathering::Ready {
+        let Some(bundle) = self.bundles.get(&id) else { return Taken::Nothing };
+        if bundle.via != *provider_name || bundle.state != Gathering::Ready {
             return Taken::Nothing;
         }
-        let site = Arc::clone(site);
+        let Some(Way { site, limits }) = self.way(bundle, now) else { return Taken::Nothing };
+        if site.provider != *provider_name {
+            self.rethink(id, now);
+            return Taken::Nothing;
+        }
+        self.remember_way(&site, &limits, now);
+        let Some(bundle) = self.bundles.get_mut(&id) else { return Taken::Nothing };
+        let Some(queue) = self.queues.get_mut(&bundle.destination) else { return Taken::Nothing };
         let Some(state) = self.sites.get_mut(&site.name) else { return Taken::Nothing };
         let Some(provider) = self.providers.get_mut(provider_name) else { return Taken::Nothing };
         if !state.has_slot() {
@@ -102,7 +107,9 @@ impl Scheduler {
                 return Taken::Throttled(until);
             }
         };
-        let (recipients, limits) = (bundle.take(count), Arc::clone(&provider.limits));
+        let mailing = bundle.envelope.mailing;
+        let recipients = bundle.take(self.partners.admit(&site, mailing, count, now));
+        let limits = Arc::clone(&provider.limits);
         state.in_flight += 1;
         provider.in_flight += 1;
         queue.resident -= recipients.len();
@@ -110,6 +117,7 @@ impl Scheduler {
         bundle.state = Gathering::Since(now);
         self.resident -= recipients.len();
         self.in_flight += 1;
+        self.pins.tried(&recipients);
         self.put_back(id, now);
         self.arm_load(&destination, now);
         Taken::Attempt(Box::new(self.attempt(destination, site, limits, envelope, recipients, now)))

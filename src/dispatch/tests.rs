@@ -13,10 +13,10 @@ use crate::mail::{
 };
 use crate::outcome::{Enhanced, Phase, Reason, Reply, Scope};
 
-const NOW: Tick = Tick(1_000_000_000);
-const MS: Duration = Duration::from_millis(1);
+pub(super) const NOW: Tick = Tick(1_000_000_000);
+pub(super) const MS: Duration = Duration::from_millis(1);
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options {
         coalesce_quiet: 250 * MS,
         coalesce_window: 2000 * MS,
@@ -34,10 +34,11 @@ fn options() -> Options {
         suspend: (Duration::from_secs(30), Duration::from_secs(600)),
         weights: HashMap::new(),
         reactions: Arc::default(),
+        partners: crate::partner::Options::default(),
     }
 }
 
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         connections: 20,
         connection_rate: None,
@@ -107,7 +108,7 @@ impl Lists {
 }
 
 /// Runs the scheduler until it has nothing to do at `now`, resolving each destination to a site of its own name.
-fn run(scheduler: &mut Scheduler, limits: &Limits, now: Tick) -> (Vec<Attempt>, Vec<Action>) {
+pub(super) fn run(scheduler: &mut Scheduler, limits: &Limits, now: Tick) -> (Vec<Attempt>, Vec<Action>) {
     let (mut attempts, mut others) = (Vec::new(), Vec::new());
     while let Some(action) = scheduler.poll(now) {
         match action {
@@ -122,11 +123,11 @@ fn run(scheduler: &mut Scheduler, limits: &Limits, now: Tick) -> (Vec<Attempt>, 
     (attempts, others)
 }
 
-fn scheduler(options: Options) -> Scheduler {
+pub(super) fn scheduler(options: Options) -> Scheduler {
     Scheduler::new(options, AttemptId(0))
 }
 
-fn finish(scheduler: &mut Scheduler, attempt: &Attempt, trouble: Option<Reason>, now: Tick) {
+pub(super) fn finish(scheduler: &mut Scheduler, attempt: &Attempt, trouble: Option<Reason>, now: Tick) {
     let relayed = if trouble.is_some() { 0 } else { attempt.recipients.len() };
     let (destination, site) = (attempt.destination.clone(), Arc::clone(&attempt.site));
     scheduler.finished(
@@ -141,7 +142,7 @@ fn finish(scheduler: &mut Scheduler, attempt: &Attempt, trouble: Option<Reason>,
     );
 }
 
-fn trouble(scope: Scope) -> Reason {
+pub(super) fn trouble(scope: Scope) -> Reason {
     let status = Enhanced::new(4, 4, 1);
     Reason { phase: Phase::Connect, scope, status, reply: None, text: "connection refused".into(), remote: None }
 }

@@ -45,14 +45,15 @@ impl Scheduler {
         }
     }
 
-    /// Until when mail for a destination cannot go, if it cannot: its site or provider is suspended, or it does not
-    /// resolve.
+    /// Until when mail for a destination cannot go, if it cannot: its site or provider is suspended and no partner takes
+    /// over, or it does not resolve.
     pub(super) fn unusable_until(&self, destination: &Destination, now: Tick) -> Option<Tick> {
         match &self.queues.get(destination)?.target {
             Target::Known { site, .. } => {
                 let unreachable = self.sites.get(&site.name).and_then(|state| state.suspended_until(now));
                 let unwanted = self.providers.get(&site.provider).and_then(|provider| provider.suspended_until(now));
-                unreachable.max(unwanted)
+                let until = unreachable.max(unwanted)?;
+                (!self.has_detour(destination, now)).then_some(until)
             }
             Target::Unresolved(until) => (*until > now).then_some(*until),
             Target::Unknown => None,

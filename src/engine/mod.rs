@@ -25,13 +25,15 @@ pub use self::control::{Control, Gone, Handle};
 pub use self::metrics::Metrics;
 pub use self::payer::Payer;
 use self::work::{Done, Lost, NotReady};
-use crate::attempt::AttemptReport;
+use crate::attempt::{AttemptReport, Route};
+use crate::budget::Uplink;
 use crate::clock::{Clock, Tick};
 use crate::delivery::Delivery;
 use crate::dispatch::{Action, Finished, Options as DispatchOptions, Reacted, Resolution, Scheduler};
 use crate::log::DeliveryLog;
 use crate::mail::{AttemptId, Destination, RecipientId};
 use crate::outcome::{Enhanced, Outcome, Reason};
+use crate::partner;
 use crate::route::Resolver;
 use crate::settle::{self, Rules, Settled};
 use crate::sign::Signer;
@@ -67,6 +69,10 @@ pub struct Parts {
     pub signer: Signer,
     /// Finds sites.
     pub resolver: Resolver,
+    /// Says how full the line is.
+    pub uplink: Uplink,
+    /// Counts what partners take.
+    pub partners: partner::Metrics,
     /// Takes one line per outcome.
     pub log: DeliveryLog,
     /// Counts.
@@ -185,6 +191,8 @@ impl Engine {
             return;
         }
         self.parts.metrics.observe(self.scheduler.stats(now));
+        self.scheduler.observe(self.parts.uplink.usage().used, now);
+        self.parts.partners.observe(&self.scheduler.partners(now));
         self.wake_at = now + WAKE_INTERVAL;
         if self.scheduler.is_crowded() {
             return;
@@ -243,16 +251,33 @@ impl Engine {
     }
 
     fn attempted(&mut self, report: AttemptReport, now: Tick) {
-        let mut report = self.bound_skips(report);
+        // What a partner said counts, although its recipients get another chance.
+        let said = work::said(&report);
+        let mut report = self.bound_skips(self.give_back(report));
         self.spare_our_fault(&mut report);
         self.parts.metrics.attempted(&report);
+        self.scheduler.note_doubts(&report);
         let (destination, site) = (report.attempt.destination.clone(), Arc::clone(&report.attempt.site));
-        let (trouble, said) = (report.trouble.clone(), work::said(&report));
-        let (pushback, begun) = (report.pushback, report.attempt.begun);
+        let (trouble, pushback, begun) = (report.trouble.clone(), report.pushback, report.attempt.begun);
         let mut settled = settle::settle(report, &self.rules, rand::random(), now);
         let (relayed, again) = (settled.relayed, std::mem::take(&mut settled.again));
         self.apply(settled);
         self.scheduler.finished(Finished { destination, site, relayed, trouble, pushback, begun, said, again }, now);
+    }
+
+    /// What a partner did not take is offered again at once, to the direct route.
+    fn give_back(&self, mut report: AttemptReport) -> AttemptReport {
+        let Route::Partner(partner) = &report.attempt.site.route else { return report };
+        for outcome in &mut report.outcomes {
+            self.parts.partners.outcome(&partner.name, outcome);
+            let judged = partner::judge(std::mem::replace(outcome, Outcome::NotTried));
+            *outcome = judged.unwrap_or_else(|reason| {
+                tracing::info!(partner = %partner.name, attempt = %report.attempt.id, %reason, "given back");
+                self.parts.partners.given_back(&partner.name, reason.phase.as_str());
+                Outcome::NotTried
+            });
+        }
+        report
     }
 
     /// A recipient that is offered again and again without ever being tried is deferred in the end.

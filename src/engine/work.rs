@@ -5,11 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Engine;
-use crate::attempt::{Attempt, AttemptReport, Site};
+use crate::attempt::{Attempt, AttemptReport, Delays, Pushback, Route, Site};
 use crate::delivery::Outgoing;
 use crate::dispatch::Resolution;
 use crate::mail::{Destination, Queued};
 use crate::outcome::{Enhanced, Outcome, Phase, Reason, Scope};
+use crate::partner;
 use crate::sign::{SignError, Signer};
 use crate::spool::{ContentError, Loaded, Spool};
 
@@ -79,9 +80,11 @@ impl Engine {
             site: Arc::clone(&attempt.site),
             recipients: attempt.recipients.clone(),
         };
+        let partners = self.parts.partners.clone();
         let task = self.tasks.spawn(async move {
-            match prepare(&spool, &signer, &attempt).await {
-                Ok(outgoing) => Done::Attempted(Box::new(delivery.attempt(attempt, outgoing).await)),
+            match prepare(&spool, &signer, &partners, &attempt).await {
+                Ok(Some(outgoing)) => Done::Attempted(Box::new(delivery.attempt(attempt, outgoing).await)),
+                Ok(None) => Done::Attempted(Box::new(untried(attempt))),
                 Err(error) => Done::NotReady(Box::new(attempt), error),
             }
         });
@@ -89,15 +92,48 @@ impl Engine {
     }
 }
 
-/// Fetches the content and has it signed. A report to a list host of ours needs no signature.
-async fn prepare(spool: &Spool, signer: &Signer, attempt: &Attempt) -> Result<Outgoing, NotReady> {
+/// Whether mail that would go to a partner has passed through here already: it would go round and round.
+fn has_been_here(site: &Site, content: &[u8], partners: &partner::Metrics) -> bool {
+    let Route::Partner(partner) = &site.route else { return false };
+    let seen = partner::bears(content, &partner.own_token);
+    if seen {
+        partners.given_back(&partner.name, "loop");
+    }
+    seen
+}
+
+/// The report of an attempt that was not made.
+fn untried(attempt: Attempt) -> AttemptReport {
+    AttemptReport {
+        outcomes: vec![Outcome::NotTried; attempt.recipients.len()],
+        attempt,
+        trouble: None,
+        pushback: Pushback::default(),
+        delays: Delays::default(),
+        peer: None,
+        bytes: 0,
+        transaction: false,
+    }
+}
+
+/// Fetches the content and has it signed; `None` if it must not go this way. A report to a list host of ours needs no
+/// signature.
+async fn prepare(
+    spool: &Spool,
+    signer: &Signer,
+    partners: &partner::Metrics,
+    attempt: &Attempt,
+) -> Result<Option<Outgoing>, NotReady> {
     let envelope = &attempt.envelope;
     let content = spool.content(envelope.content).await?.bytes;
+    if has_been_here(&attempt.site, &content, partners) {
+        return Ok(None);
+    }
     let prefix = match attempt.destination {
         Destination::Domain(_) => signer.sign(&envelope.list_host, envelope.content, &content).await?,
         Destination::ListHost(_) => Bytes::new(),
     };
-    Ok(Outgoing { prefix, content })
+    Ok(Some(Outgoing { prefix, content }))
 }
 
 /// What the next hop said in an attempt beside yes, each thing once: up to [`SAID_MAX`] things.

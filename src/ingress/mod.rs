@@ -46,7 +46,7 @@ use crate::budget::{Descriptors, Use};
 use crate::clock::Clock;
 use crate::mail::{MailingId, QueueId};
 use crate::mailing::{Clue, Recogniser};
-use crate::smtp::session::Terms;
+use crate::smtp::session::{Shortage, Terms};
 use crate::spool::{AcceptError, NewContent, Submission};
 
 use admission::Admission;
@@ -55,6 +55,7 @@ use metrics::Metrics;
 use places::{Limits, Places};
 
 pub use options::{ListHost, Listener, Options, PasswordHash, Tls};
+pub use store::Keeper;
 
 /// Where accepted mail goes: the spool, or a fake of it in tests.
 pub trait Store: Clone + Send + Sync + 'static {
@@ -64,8 +65,8 @@ pub trait Store: Clone + Send + Sync + 'static {
     /// A sink for the next content.
     fn writer(&self) -> Self::Writer;
 
-    /// Whether there is room for new mail. Asked at each MAIL: it must be cheap.
-    fn has_room(&self) -> bool;
+    /// What there is too little of for new mail. Asked at each MAIL: it must be cheap.
+    fn shortage(&self) -> Option<Shortage>;
 
     /// Takes all submissions in one commit, or none; resolves when they are durable. The ids are in the order of the
     /// submissions.

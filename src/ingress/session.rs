@@ -153,7 +153,8 @@ impl<S: Store> Connection<S> {
     /// Only MAIL asks whether there is room.
     fn conditions(&self, line: &Line) -> Conditions {
         let is_mail = matches!(line, Line::Command(text) if command::verb(text).eq_ignore_ascii_case(b"MAIL"));
-        Conditions { has_room: !is_mail || self.shared.store.has_room(), draining: self.is_draining() }
+        let shortage = if is_mail { self.shared.store.shortage() } else { None };
+        Conditions { shortage, draining: self.is_draining() }
     }
 
     fn is_draining(&self) -> bool {

@@ -3,22 +3,39 @@
 use std::io;
 
 use super::{ContentSink, Store};
+use crate::budget::Memory;
 use crate::mail::QueueId;
+use crate::smtp::session::Shortage;
 use crate::spool::{AcceptError, ContentWriter, NewContent, Spool, Submission};
 
-impl Store for Spool {
+/// The spool, as long as there is memory too.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    /// Where mail is kept.
+    pub spool: Spool,
+    /// What keeping it may cost.
+    pub memory: Memory,
+}
+
+impl Store for Keeper {
     type Writer = ContentWriter;
 
     fn writer(&self) -> ContentWriter {
-        self.content_writer()
+        self.spool.content_writer()
     }
 
-    fn has_room(&self) -> bool {
-        Spool::has_room(self)
+    fn shortage(&self) -> Option<Shortage> {
+        if !self.memory.has_room() {
+            Some(Shortage::Memory)
+        } else if !self.spool.has_room() {
+            Some(Shortage::Disk)
+        } else {
+            None
+        }
     }
 
     async fn accept_all(&self, submissions: Vec<Submission>) -> Result<Vec<QueueId>, AcceptError> {
-        Spool::accept_all(self, submissions).await
+        self.spool.accept_all(submissions).await
     }
 }
 

@@ -11,11 +11,13 @@ pub mod relay;
 pub mod world;
 
 mod options;
+mod overflow;
 mod progress;
 mod report;
 mod run;
 
 pub use options::{Options, ProgressStyle};
+pub use overflow::Overflow;
 pub use report::{BrokenLimit, HandOver, Report, Site};
 pub use run::run;
 pub use world::Scenario;

@@ -10,6 +10,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::Serialize;
 
+use super::overflow::Overflow;
+
 /// Sites in the table of the slowest.
 const SLOWEST_SHOWN: usize = 10;
 
@@ -137,6 +139,8 @@ pub struct Report {
     pub relay_ended_well: bool,
     /// Whether the deadline came first.
     pub deadline_reached: bool,
+    /// How the overflow went, where there was one.
+    pub overflow: Option<Overflow>,
     /// All sites, the one with the last delivery first.
     pub sites: Vec<Site>,
     /// Where configuration, spool and log are, if they were kept.
@@ -177,6 +181,7 @@ impl Report {
         if !self.relay_ended_well {
             failures.push(format!("the relay did not end well: {}", self.relay_exit));
         }
+        failures.extend(self.overflow.iter().flat_map(Overflow::failures));
         failures
     }
 
@@ -256,7 +261,11 @@ impl Report {
             self.peak_connections,
             self.peak_fds,
             bytes(self.peak_rss)
-        )
+        )?;
+        let Some(Overflow { limit, peak, by_partner, direct, .. }) = &self.overflow else { return Ok(()) };
+        let percent = peak / *limit as f64 * 100.0;
+        writeln!(out, "  line: {percent:.1} % of its {}/s at most, over 10 s", bytes(*limit))?;
+        writeln!(out, "  overflow: {by_partner} recipients by way of the partner, {direct} of its domains direct")
     }
 
     fn write_sites(&self, out: &mut String) -> std::fmt::Result {

@@ -8,13 +8,14 @@ use anyhow::{Context, bail, ensure};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::internet::{Internet, Totals};
+use super::internet::{Counts, Internet, Totals};
 use super::list_host::{self, Bounces, ListHost, Mailing};
 use super::options::Options;
+use super::overflow::{Line, Overflow};
 use super::progress::{Progress, Standing};
 use super::relay::{self, Program, Queue, Relay, Setting, Workspace};
 use super::report::{BrokenLimit, HandOver, Report, Site, in_seconds};
-use super::world::{self, Dice, EXPIRE_AFTER, Groups, World};
+use super::world::{self, Dice, Groups, PARTNER, PARTNERS_SUFFIXES, World};
 
 /// How often the rehearsal looks around.
 const TICK: Duration = Duration::from_millis(20);
@@ -66,6 +67,7 @@ struct Rehearsal {
     /// Recipients whose fate is known, and since when it has been so many.
     known: (u64, Instant),
     deadline_reached: bool,
+    line: Line,
 }
 
 /// When the relay is killed: at random shares of the work, so that every kill finds some.
@@ -129,6 +131,7 @@ impl Rehearsal {
             settled: None,
             known: (0, Instant::now()),
             deadline_reached: false,
+            line: Line::default(),
         })
     }
 
@@ -137,6 +140,9 @@ impl Rehearsal {
         let deadline = Instant::now() + self.options.deadline;
         loop {
             let now = Instant::now();
+            if self.options.scenario.uplink().is_some() {
+                self.line.note(now, self.internet.bytes());
+            }
             if self.progress.is_due(now) {
                 let standing = self.standing();
                 self.progress.show(now, &standing);
@@ -297,6 +303,7 @@ impl Rehearsal {
             kills: self.kills.done,
             dsns: self.bounces.messages(),
             deadline_reached: self.deadline_reached,
+            overflow: self.options.scenario.uplink().map(|limit| self.overflow(limit, &sites)),
             sites,
             ..Report::default()
         }
@@ -319,6 +326,22 @@ impl Rehearsal {
         states.into_iter().map(site).collect()
     }
 
+    fn overflow(&self, limit: u64, sites: &[Site]) -> Overflow {
+        let partner = self.internet.provider(PARTNER.0).map_or_else(Counts::default, |partner| partner.counts());
+        let states = self.groups.states(&self.internet, &self.bounces);
+        let started = self.list_host.started().unwrap_or_else(Instant::now);
+        let nearly_over = self.internet.time_to(0.9, started).map(|time| started + time);
+        let last =
+            states.iter().filter(|state| is_partners(&state.name)).filter_map(|state| state.counts.last_delivery);
+        Overflow {
+            limit,
+            peak: self.line.peak(),
+            by_partner: partner.delivered,
+            direct: sites.iter().filter(|site| is_partners(&site.name)).map(|site| site.delivered).sum(),
+            came_back: last.max().is_some_and(|last| nearly_over.is_some_and(|nearly| last > nearly)),
+        }
+    }
+
     fn broken(&self) -> Vec<BrokenLimit> {
         let of = |provider: &Arc<super::internet::Provider>| {
             let name = provider.name.clone();
@@ -332,6 +355,11 @@ impl Rehearsal {
         };
         self.internet.providers().iter().flat_map(of).collect()
     }
+}
+
+/// Whether the partner takes this domain's mail when the line is full.
+fn is_partners(domain: &str) -> bool {
+    PARTNERS_SUFFIXES.iter().any(|suffix| domain.ends_with(suffix))
 }
 
 /// Octets on the uplink if every recipient had had a transaction of its own.
@@ -392,12 +420,16 @@ fn prepare(
         port: internet.port,
         bounces: internet.address_of(world::LIST_EXCHANGER).context("the list host takes no bounces")?,
         list_domain: world::LIST_DOMAIN.to_owned(),
-        expire_after: options.expire_after.unwrap_or(EXPIRE_AFTER),
+        expire_after: options.expire_after.unwrap_or_else(|| options.scenario.expire_after()),
     };
     let own = options.config.as_ref().map(|path| read(path).map(|text| (text, path))).transpose()?;
     let directory = |path: &Path| std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_path_buf));
     let own = own.map(|(text, path)| (text, directory(path).unwrap_or_default()));
     let text = relay::compose(&setting, own.as_ref().map(|(text, directory)| (text.as_str(), directory.as_path())))?;
+    let text = match options.scenario.uplink().zip(internet.address_of(PARTNER.1)) {
+        Some((octets, partner)) => relay::narrow(&text, octets, partner)?,
+        None => text,
+    };
     let config = workspace.path().join("posthaste.toml");
     std::fs::write(&config, text)?;
     std::fs::write(workspace.path().join("providers.toml"), relay::providers(options.scenario.is_fast()))?;
@@ -406,7 +438,7 @@ fn prepare(
         config,
         log: workspace.path().join("relay.log"),
         admin: setting.admin,
-        fd_limit: options.fd_limit,
+        fd_limit: options.fd_limit.or(options.scenario.fd_limit()),
         patience: RELAY_PATIENCE,
     };
     Ok((setting.listen, program))

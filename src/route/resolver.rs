@@ -215,11 +215,12 @@ impl Resolver {
         }
     }
 
-    /// Finds the addresses of a list host's bounce address. The operator declared it: only our own listeners are refused.
+    /// Finds the addresses of a host that the operator declared, a list host's bounce address or a partner: only our own
+    /// listeners are refused.
     ///
     /// # Errors
     /// The reason; always temporary, because a bounce has nowhere else to go.
-    pub async fn list_host_addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
+    pub async fn declared_addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
         let setup = self.0.setup.load_full();
         let found = setup.find_list_host(host).await?;
         let addresses = found.iter().map(|&ip| SocketAddr::new(ip, port));
@@ -228,7 +229,7 @@ impl Resolver {
         };
         let usable: Vec<_> = addresses.filter(|address| !ours(address)).collect();
         match usable.is_empty() {
-            true => Err(temporary(loops(format!("bounces_to {host}:{port} is our own listener")))),
+            true => Err(temporary(loops(format!("{host}:{port} is our own listener")))),
             false => Ok(usable),
         }
     }

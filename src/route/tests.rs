@@ -165,7 +165,7 @@ async fn a_list_host_has_a_lane_of_its_own_and_may_be_on_this_machine() {
     assert_eq!(gone.status.class, 4);
     let found = |host: &'static str, port| {
         let resolver = resolver.clone();
-        async move { resolver.list_host_addresses(host, port).await.map_err(|reason| reason.status.to_string()) }
+        async move { resolver.declared_addresses(host, port).await.map_err(|reason| reason.status.to_string()) }
     };
     assert_eq!(found("lists.example", 24).await, Ok(vec!["127.0.0.5:24".parse().expect("an address")]));
     assert_eq!(found("[::1]", 24).await, Ok(vec!["[::1]:24".parse().expect("an address")]));

@@ -18,7 +18,7 @@ use super::reply::Reply;
 pub use super::sasl::Credentials;
 use super::sasl::{self, Exchange, Progress};
 pub use super::step::{Accepted, Checked, Note, Step, Taken, Verdict};
-pub use super::terms::{Conditions, Relay, Terms};
+pub use super::terms::{Conditions, Relay, Shortage, Terms};
 pub use super::transaction::{HEADER_MAX, Lint};
 use super::transaction::{Incoming, Transaction};
 
@@ -275,8 +275,10 @@ impl Session {
         if conditions.draining {
             return Reply::new(451, "4.3.2", "closing down, try again soon");
         }
-        if !conditions.has_room {
-            return Reply::new(452, "4.3.1", "the spool is full, try again later");
+        match conditions.shortage {
+            Some(Shortage::Disk) => return Reply::new(452, "4.3.1", "the spool is full, try again later"),
+            Some(Shortage::Memory) => return Reply::new(452, "4.3.1", "short of memory, try again later"),
+            None => {}
         }
         if !is_declared(relay, &mail.path) {
             let reverse_path = as_written(&mail.path).into();

@@ -7,7 +7,7 @@ use crate::smtp::data::Findings;
 
 use super::*;
 
-const CALM: Conditions = Conditions { has_room: true, draining: false };
+const CALM: Conditions = Conditions { shortage: None, draining: false };
 
 fn terms() -> Terms {
     Terms {
@@ -188,13 +188,18 @@ fn an_undeclared_reverse_path_is_deferred_and_noted() {
 
 #[test]
 fn what_is_our_fault_is_said_to_mail_and_never_inside_a_transaction() {
-    let full = Conditions { has_room: false, draining: false };
-    let draining = Conditions { has_room: true, draining: true };
-    for (conditions, expected) in [(full, (452, "4.3.1")), (draining, (451, "4.3.2"))] {
+    let short = |of| Conditions { shortage: Some(of), draining: false };
+    let draining = Conditions { shortage: None, draining: true };
+    for (conditions, expected, word) in [
+        (short(Shortage::Disk), (452, "4.3.1"), "spool"),
+        (short(Shortage::Memory), (452, "4.3.1"), "memory"),
+        (draining, (451, "4.3.2"), "closing down"),
+    ] {
         let mut session = list_host();
         say(&mut session, "EHLO x");
         let refused = reply_of(give(&mut session, "MAIL FROM:<l@lists.example>", conditions));
         assert_eq!((refused.code(), refused.enhanced().unwrap_or("")), expected);
+        assert!(refused.text().contains(word), "{word}");
         assert_eq!(say(&mut session, "MAIL FROM:<l@lists.example>"), "250 2.1.0");
         assert_eq!(reply_of(give(&mut session, "RCPT TO:<a@b.example>", conditions)).code(), 250);
         assert!(matches!(give(&mut session, "DATA", conditions), Step::Receive(_)));

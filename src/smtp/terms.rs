@@ -34,11 +34,20 @@ pub struct Relay {
     pub reverse_path_domains: Vec<String>,
 }
 
+/// What new mail is refused for want of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// The spool is full.
+    Disk,
+    /// Memory is above its high mark.
+    Memory,
+}
+
 /// What changes while a session runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Conditions {
-    /// Whether the spool has room for new mail.
-    pub has_room: bool,
+    /// What there is too little of for new mail.
+    pub shortage: Option<Shortage>,
     /// Whether we are closing down.
     pub draining: bool,
 }

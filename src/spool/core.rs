@@ -126,7 +126,7 @@ impl Core {
         let recovered = recover(&disk, &layout, options, &metrics)?;
         let standing = recovered.index.saved().standing;
         let mut core = Core {
-            status: Arc::new(Status::new(recovered.damage)),
+            status: Arc::new(Status::new(recovered.damage, metrics.refusing.clone())),
             index: Arc::new(recovered.index),
             journal: recovered.journal,
             damaged: Arc::default(),

@@ -23,6 +23,8 @@ pub(super) struct Metrics {
     pub(super) contents: IntCounterVec,
     /// Octets that compaction copied forward.
     pub(super) compacted: IntCounter,
+    /// Whether new mail is refused for want of disk.
+    pub(super) refusing: IntGauge,
     recipients: IntGaugeVec,
     owed: IntGauge,
     segments: IntGauge,
@@ -72,6 +74,7 @@ impl Metrics {
             contents: labelled("posthaste_spool_contents_total", "Contents by whether they were known.", "known")?,
             compacted: counter("posthaste_spool_compacted_bytes_total", "Octets that compaction copied forward.")?,
             recipients,
+            refusing: gauge("posthaste_spool_refusing", "Whether new mail is refused for want of disk.")?,
             owed: gauge("posthaste_spool_owed", "DSNs that are owed.")?,
             segments: gauge("posthaste_spool_segments", "Journal segments.")?,
             journal_bytes: gauge("posthaste_spool_journal_bytes", "Octets in the journal.")?,

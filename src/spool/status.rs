@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use prometheus::IntGauge;
 use tokio::sync::watch;
 
 use super::api::Stats;
@@ -21,16 +22,18 @@ pub(super) struct Status {
     applied: watch::Sender<u64>,
     missed: AtomicBool,
     room: Mutex<Option<(Instant, bool)>>,
+    refusing: IntGauge,
     stats: Mutex<Stats>,
 }
 
 impl Status {
-    pub(super) fn new(damage: u64) -> Status {
+    pub(super) fn new(damage: u64, refusing: IntGauge) -> Status {
         Status {
             failure: watch::Sender::new(None),
             applied: watch::Sender::new(0),
             missed: AtomicBool::new(false),
             room: Mutex::new(None),
+            refusing,
             stats: Mutex::new(Stats { damage, ..Stats::default() }),
         }
     }
@@ -85,15 +88,18 @@ impl Status {
         self.room.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether more than `reserve` octets are free. Asks the disk every 100 ms at most.
+    /// Whether more than `reserve` octets are free; once they were not, an eighth more must be. Asks the disk every 100 ms at
+    /// most.
     pub(super) fn has_room(&self, disk: &dyn Disk, path: &Path, reserve: u64) -> bool {
         let mut room = self.room();
         match *room {
             Some((at, answer)) if at.elapsed() < ROOM_HOLDS => answer,
-            _ => {
+            before => {
+                let refusing = matches!(before, Some((_, false)));
+                let reserve = if refusing { reserve.saturating_add(reserve / 8) } else { reserve };
                 // A disk that does not say is written to, and says so then.
                 let answer = disk.free_space(path).map_or(true, |free| free >= reserve);
-                *room = Some((Instant::now(), answer));
+                self.note_room(&mut room, answer);
                 answer
             }
         }
@@ -107,7 +113,12 @@ impl Status {
 
     /// A write said that the disk is full.
     pub(super) fn set_full(&self) {
-        *self.room() = Some((Instant::now(), false));
+        self.note_room(&mut self.room(), false);
+    }
+
+    fn note_room(&self, room: &mut Option<(Instant, bool)>, answer: bool) {
+        *room = Some((Instant::now(), answer));
+        self.refusing.set(i64::from(!answer));
     }
 
     fn stats_mut(&self) -> MutexGuard<'_, Stats> {

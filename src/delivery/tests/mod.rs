@@ -19,7 +19,7 @@ use self::peer::Peer;
 use super::testing::attempt;
 use super::{Delivery, Options, Outgoing, Timeouts, TlsMode};
 use crate::attempt::{Attempt, AttemptReport, BounceAddress, Exchanger, Limits, Route, Site};
-use crate::budget::Descriptors;
+use crate::budget::{Descriptors, Uplink};
 use crate::outcome::{Outcome, Reason};
 use crate::route::testing::{FakeDns, resolver};
 
@@ -66,7 +66,8 @@ fn options(port: u16) -> Options {
 async fn house(options: Options) -> House {
     let (dns, registry) = (FakeDns::start().await, Registry::new());
     let descriptors = Descriptors::with_limit(512).expect("enough");
-    let delivery = Delivery::new(options, resolver(dns.options()), descriptors, &registry).expect("delivery");
+    let uplink = Uplink::new(None, &registry).expect("uplink");
+    let delivery = Delivery::new(options, resolver(dns.options()), descriptors, uplink, &registry).expect("delivery");
     House { dns, delivery, registry }
 }
 

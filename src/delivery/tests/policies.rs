@@ -12,6 +12,8 @@ use super::super::TlsRule;
 use super::super::testing::attempt;
 use super::peer::{CLOSE, Peer, SHAKE, acceptor, polite};
 use super::*;
+use crate::attempt::{Partner, PartnerTls};
+use crate::outcome::Scope;
 use crate::route::testing::Says;
 
 const MX: &str = "mx.example.org";
@@ -110,7 +112,8 @@ impl Lab {
         route.sts.enabled = true;
         route.sts.cache = Some(directory.path().join("mta-sts"));
         let descriptors = Descriptors::with_limit(512).expect("enough");
-        let delivery = Delivery::new(options, resolver(route), descriptors, &registry).expect("delivery");
+        let uplink = Uplink::new(None, &registry).expect("uplink");
+        let delivery = Delivery::new(options, resolver(route), descriptors, uplink, &registry).expect("delivery");
         Lab { house: House { dns, delivery, registry }, peer, directory }
     }
 
@@ -245,6 +248,49 @@ async fn a_list_host_may_ask_for_tls_on_its_bounces() {
     options.list_hosts.insert("lists".into(), TlsMode::Required);
     let house = house_with(&peer, options).await;
     assert_eq!(words(&house.attempt(to_list_host(&peer, false, &["a@example.org"])).await), ["deferred 4.7.10 Tls"]);
+}
+
+/// An attempt that takes the way by a partner, at the peer's port.
+fn to_partner(lab: &Lab, tls: PartnerTls, requiretls: bool) -> Attempt {
+    let partner = Partner {
+        name: "friend".into(),
+        hosts: vec![(MX.into(), lab.peer.address.port())],
+        tls,
+        credentials: None,
+        other_line: false,
+        own_token: "by us (Posthaste)".into(),
+    };
+    let site = Site { name: "partner:friend".into(), provider: "p".into(), route: Route::Partner(Arc::new(partner)) };
+    let mut attempt = Attempt { site: Arc::new(site), ..attempt(&["a@example.org"]) };
+    Arc::make_mut(&mut attempt.envelope).params.requiretls = requiretls;
+    attempt
+}
+
+#[tokio::test]
+async fn a_partner_is_asked_for_its_own_tls_and_not_for_what_recipients_domains_publish() {
+    for (tls, how) in [(PartnerTls::Off, "in clear"), (PartnerTls::Verified, "after STARTTLS")] {
+        let lab = Lab::with(good, |options| options.tls = TlsMode::Verified).await;
+        lab.sts("enforce", "mx2.example.org");
+        lab.tlsa(&[(3, 1, 1, vec![9; 32])]);
+        assert_eq!(lab.send_as(to_partner(&lab, tls, false)).await, ("relayed".to_owned(), how), "{tls:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_partner_that_falls_short_of_its_tls_has_failed_but_not_if_one_message_alone_wants_more() {
+    let wrong = |authority: &Authority| Some(authority.server("elsewhere.example", 2100).acceptor());
+    let broken = |_: &Authority| None;
+    let trouble = async |lab: Lab, tls, requiretls| {
+        let report = lab.house.delivery.attempt(to_partner(&lab, tls, requiretls), outgoing()).await;
+        assert_eq!(lab.peer.seen.count("MAIL"), 0);
+        report.trouble.map(|reason| reason.scope)
+    };
+    assert_eq!(trouble(Lab::with(broken, |_| {}).await, PartnerTls::Required, false).await, Some(Scope::Site));
+    assert_eq!(trouble(Lab::with(wrong, |_| {}).await, PartnerTls::Verified, false).await, Some(Scope::Site));
+    assert_eq!(trouble(Lab::with(wrong, |_| {}).await, PartnerTls::Required, true).await, None);
+    let plain = Peer::start("127.0.0.1", 0, None, |_, line| polite(line).to_owned()).await;
+    let lab = Lab::around(plain, Authority::new("Test"), |_| {}).await;
+    assert_eq!(trouble(lab, PartnerTls::Required, false).await, Some(Scope::Site));
 }
 
 #[tokio::test]

@@ -98,7 +98,9 @@ async fn house_holding(postfix: &Postfix, digest: Vec<u8>) -> House {
     route.dnssec = true;
     route.trust_anchor = Some(dns.trust_anchor(postfix.directory.path()));
     let descriptors = Descriptors::with_limit(512).expect("enough");
-    let delivery = Delivery::new(options(postfix.port), resolver(route), descriptors, &registry).expect("delivery");
+    let uplink = Uplink::new(None, &registry).expect("uplink");
+    let delivery =
+        Delivery::new(options(postfix.port), resolver(route), descriptors, uplink, &registry).expect("delivery");
     House { dns, delivery, registry }
 }
 

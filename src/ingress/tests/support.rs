@@ -111,8 +111,8 @@ impl Store for Memory {
         Octets::default()
     }
 
-    fn has_room(&self) -> bool {
-        !self.0.no_room.load(Ordering::Relaxed)
+    fn shortage(&self) -> Option<Shortage> {
+        self.0.no_room.load(Ordering::Relaxed).then_some(Shortage::Disk)
     }
 
     async fn accept_all(&self, submissions: Vec<Submission>) -> Result<Vec<QueueId>, AcceptError> {

@@ -134,6 +134,8 @@ pub struct Policy {
     pub recipients_per_transaction: u32,
     /// Transactions per connection; one more gets `421 4.7.0` and is counted as a broken limit.
     pub messages_per_connection: Option<u32>,
+    /// Ends of the domains that it takes mail for although it is not their exchanger: it is somebody's smarthost.
+    pub relays_for: Vec<String>,
     /// Whether a second domain in a transaction gets Google's `451 4.3.0` and is counted as a broken limit.
     pub one_domain: bool,
     /// `421 4.3.2` to every n-th MAIL, as busy hosts say now and then. Not the client's fault, so not counted.
@@ -159,6 +161,7 @@ impl Default for Policy {
             recipient_rate: None,
             recipients_per_transaction: 1000,
             messages_per_connection: None,
+            relays_for: Vec::new(),
             one_domain: false,
             busy_every: None,
             size_max: 50 << 20,
@@ -210,6 +213,12 @@ impl Policy {
     #[must_use]
     pub fn messages_per_connection(self, max: u32) -> Policy {
         Policy { messages_per_connection: Some(max), ..self }
+    }
+
+    /// Takes mail for all domains that end so.
+    #[must_use]
+    pub fn relays_for<'a>(self, suffixes: impl IntoIterator<Item = &'a str>) -> Policy {
+        Policy { relays_for: suffixes.into_iter().map(str::to_owned).collect(), ..self }
     }
 
     /// Refuses a second domain in a transaction.

@@ -273,7 +273,8 @@ impl Session {
     /// Why this recipient is not taken, if so; the rules of the domain first, then those of the host.
     fn refuse_recipient(&mut self, shared: &Shared, now: Instant, mailbox: &str, rest: &str) -> Option<&'static str> {
         let (local, domain) = mailbox.rsplit_once('@').unwrap_or((mailbox, ""));
-        let known = shared.domain(domain).filter(|(_, rules)| rules.is_served_by(&self.host.provider));
+        let relays = self.host.policy.relays_for.iter().any(|suffix| domain.ends_with(suffix.as_str()));
+        let known = shared.domain(domain).filter(|(_, rules)| relays || rules.is_served_by(&self.host.provider));
         let Some((index, rules)) = known else {
             shared.strays.fetch_add(1, Ordering::Relaxed);
             return Some("550 5.7.1 Relaying denied");

@@ -13,6 +13,8 @@ use std::time::Duration;
 use anyhow::Context;
 use toml::{Table, Value};
 
+use crate::rehearse::world::PARTNERS_SUFFIXES;
+
 /// What the rehearsal knows and the relay must be told.
 #[derive(Clone, Debug)]
 pub struct Setting {
@@ -53,6 +55,8 @@ pub fn compose(setting: &Setting, own: Option<(&str, &Path)>) -> anyhow::Result<
         let patient: Table = PATIENT.parse().context("the rehearsal's own settings")?;
         overlay(&mut table, patient, false);
     }
+    // The operator's own partners are in the world.
+    table.remove("partner");
     overlay(&mut table, forced, true);
     overlay(&mut table, filled, false);
     Ok(table.to_string())
@@ -108,6 +112,39 @@ fn forced(setting: &Setting) -> String {
     )
 }
 
+/// The configuration with a line of so many octets per second, and a partner that takes over while it is full.
+///
+/// # Errors
+/// When it is no TOML.
+pub fn narrow(config: &str, octets: u64, partner: SocketAddr) -> anyhow::Result<String> {
+    let mut table: Table = config.parse().context("the relay's configuration")?;
+    let narrow: Table = narrow_line(octets, partner).parse().context("the rehearsal's own settings")?;
+    overlay(&mut table, narrow, true);
+    Ok(table.to_string())
+}
+
+fn narrow_line(octets: u64, partner: SocketAddr) -> String {
+    let suffixes = PARTNERS_SUFFIXES;
+    format!(
+        r#"
+        [budget]
+        uplink = "{}bit/s"
+        [[partner]]
+        name = "friend"
+        hosts = ["{partner}"]
+        tls = "off"
+        suffixes = {suffixes:?}
+        condition = "overflow"
+        overflow_above = "90%"
+        overflow_below = "70%"
+        connections = 2
+        [dispatch]
+        attempts = {ATTEMPTS_ON_A_NARROW_LINE}
+        "#,
+        octets * 8
+    )
+}
+
 fn filled(setting: &Setting) -> String {
     let expire = setting.expire_after.as_millis();
     format!(
@@ -138,6 +175,9 @@ fn filled(setting: &Setting) -> String {
         setting.initial_rate
     )
 }
+
+/// What such a line carries at a time with sense: each of them gets 3 kB/s.
+const ATTEMPTS_ON_A_NARROW_LINE: usize = 60;
 
 /// Real rates need real time.
 const PATIENT: &str = "[delivery]\nexpire_after = \"10m\"\n";

@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-pub use config::{Setting, compose, overlay};
+pub use config::{Setting, compose, narrow, overlay};
 pub(super) use config::{TIME_LAPSE, providers};
 pub use workspace::Workspace;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::scenario::Scenario;
 
 /// Domains in every generated world: as many as the measurements beside other relays used.
-const DOMAINS: usize = 312;
+pub(super) const DOMAINS: usize = 312;
 /// Domains of organisations hosted by each of Google and Microsoft.
 const HOSTED: usize = 40;
 
@@ -167,18 +167,26 @@ const WEBMAIL: [(&str, f64, Large); 12] = [
 /// Top-level domains of the tail, by how often they occur.
 const TLDS: [&str; 10] = ["com", "com", "com", "com", "org", "net", "de", "fr", "edu", "ca"];
 
+/// The i-th domain's top-level domain; where partners take a country's mail there is one more country.
+fn tld(scenario: Scenario, i: usize) -> &'static str {
+    match TLDS[i % 10] {
+        "edu" if scenario.uplink().is_some() => "nl",
+        tld => tld,
+    }
+}
+
 /// All domains of a generated world.
 pub(super) fn spots(scenario: Scenario) -> Vec<Spot> {
     let mut spots: Vec<Spot> =
         WEBMAIL.iter().map(|(domain, weight, large)| Spot::large(domain, *weight, *large)).collect();
     // Hosted organisations and the tail are each spread like 1/n, as list sizes per domain are.
     for (i, weight) in spread(HOSTED, 7.0) {
-        spots.push(Spot::large(&format!("workspace{i}.{}.test", TLDS[i % 10]), weight, Large::Google));
-        spots.push(Spot::large(&format!("tenant{i}.{}.test", TLDS[i % 10]), weight, Large::Office365));
+        spots.push(Spot::large(&format!("workspace{i}.{}.test", tld(scenario, i)), weight, Large::Google));
+        spots.push(Spot::large(&format!("tenant{i}.{}.test", tld(scenario, i)), weight, Large::Office365));
     }
-    let tail = DOMAINS - spots.len();
+    let tail = scenario.domains() - spots.len();
     for (i, weight) in spread(tail, 30.0) {
-        let domain = format!("site{i}.{}.test", TLDS[i % 10]);
+        let domain = format!("site{i}.{}.test", tld(scenario, i));
         spots.push(Spot { domain, weight, large: None, mood: scenario.mood(i) });
     }
     spots

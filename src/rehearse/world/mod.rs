@@ -17,6 +17,7 @@ use crate::rehearse::internet::{Builder, Counts, Internet};
 use crate::rehearse::list_host::{Bounces, Fate, Recipients};
 
 pub use scenario::Scenario;
+pub(super) use scenario::{PARTNER, PARTNERS_SUFFIXES};
 pub use subscribers::domains_of;
 
 pub(super) use dice::Dice;
@@ -96,7 +97,7 @@ impl World {
     }
 
     fn of(scenario: Scenario, spots: Vec<Spot>, recipients: Recipients) -> World {
-        let builder = scenario.describe_providers(Internet::builder());
+        let builder = scenario.describe_partner(scenario.describe_providers(Internet::builder()));
         let builder = spots.iter().fold(builder, |builder, spot| scenario.describe(builder, spot));
         let builder = builder.domain(LIST_DOMAIN, |d| d.mx([LIST_EXCHANGER]));
         let groups = Groups::new(&spots, &recipients);

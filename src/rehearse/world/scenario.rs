@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::map::{Large, Mood, Spot};
+use super::EXPIRE_AFTER;
+use super::map::{DOMAINS, Large, Mood, Spot};
 use crate::rehearse::internet::{AfterDot, Behaviour, Builder, Domain, Door, Extensions, Policy};
 use crate::rehearse::relay::TIME_LAPSE;
 
@@ -26,11 +27,22 @@ pub enum Scenario {
     Tarpit,
     /// A tenth of all mailboxes is full, a twentieth gone.
     FullHouse,
+    /// A line of T1 speed, and a partner that takes over the mail to two countries while it is full.
+    T1Overflow,
+    /// 5,000 domains and 64 file descriptors.
+    Fd64,
 }
+
+/// A line of 1.5 Mbit/s, in octets per second.
+const T1: u64 = 187_500;
+/// What the partner takes.
+pub(in crate::rehearse) const PARTNERS_SUFFIXES: [&str; 2] = [".de.test", ".nl.test"];
+/// The partner, as a provider of the simulated internet, and its exchanger.
+pub(in crate::rehearse) const PARTNER: (&str, &str) = ("partner", "smtp.partner.test");
 
 impl Scenario {
     /// All of them.
-    pub const ALL: [Scenario; 7] = [
+    pub const ALL: [Scenario; 9] = [
         Scenario::Default,
         Scenario::Fast,
         Scenario::Greylist,
@@ -38,6 +50,8 @@ impl Scenario {
         Scenario::OneDomain,
         Scenario::Tarpit,
         Scenario::FullHouse,
+        Scenario::T1Overflow,
+        Scenario::Fd64,
     ];
 
     /// Its name on the command line.
@@ -50,6 +64,8 @@ impl Scenario {
             Scenario::OneDomain => "one-domain",
             Scenario::Tarpit => "tarpit",
             Scenario::FullHouse => "full-house",
+            Scenario::T1Overflow => "t1-overflow",
+            Scenario::Fd64 => "fd-64",
         }
     }
 
@@ -75,7 +91,9 @@ impl Scenario {
     /// The mood of the i-th site of the tail; the lower `i`, the more recipients it has.
     pub(super) fn mood(self, i: usize) -> Mood {
         match self {
-            Scenario::Fast | Scenario::OneDomain | Scenario::FullHouse => Mood::Healthy,
+            Scenario::Fast | Scenario::OneDomain | Scenario::FullHouse | Scenario::T1Overflow | Scenario::Fd64 => {
+                Mood::Healthy
+            }
             Scenario::Greylist => Mood::Greylisting(Duration::from_millis(500 + 250 * (i as u64 % 8))),
             Scenario::DeadHosts if i % 3 == 1 => DEAD[i / 3 % DEAD.len()],
             Scenario::Tarpit if i % 3 == 1 => Mood::Tarpit(Duration::from_secs(1)),
@@ -86,6 +104,38 @@ impl Scenario {
 
     fn rtt(self, base: u64) -> Duration {
         if self.is_fast() { Duration::ZERO } else { Duration::from_millis(base) }
+    }
+
+    /// Domains in the world.
+    pub(super) fn domains(self) -> usize {
+        if self == Scenario::Fd64 { 5000 } else { DOMAINS }
+    }
+
+    /// The limit on the relay's open files, unless the command line sets one.
+    pub fn fd_limit(self) -> Option<u64> {
+        (self == Scenario::Fd64).then_some(64)
+    }
+
+    /// Octets per second that the relay may send.
+    pub fn uplink(self) -> Option<u64> {
+        (self == Scenario::T1Overflow).then_some(T1)
+    }
+
+    /// How long mail may wait in the relay; where the line or the descriptors are scarce, longer.
+    pub fn expire_after(self) -> Duration {
+        match self {
+            Scenario::T1Overflow | Scenario::Fd64 => Duration::from_secs(75),
+            _ => EXPIRE_AFTER,
+        }
+    }
+
+    /// Adds the partner, which is not quick: some of its mail is still here when the line is free again.
+    pub(super) fn describe_partner(self, builder: Builder) -> Builder {
+        if self.uplink().is_none() {
+            return builder;
+        }
+        let policy = Policy::new().rtt(Duration::from_millis(500)).relays_for(PARTNERS_SUFFIXES);
+        builder.provider(PARTNER.0, [PARTNER.1], policy)
     }
 
     /// Adds the large providers.

@@ -244,10 +244,12 @@ fn a_full_disk_refuses_mail_records_outcomes_and_recovers_by_itself() {
     disk.set_free(1000);
     bench.core.status.forget_room();
     assert!(matches!(bench.accept(submission("second", 1, &["a@x.org"])), Err(AcceptError::Full)));
+    assert_eq!(bench.core.metrics.refusing.get(), 1);
     bench.settle(vec![(id(batch, 0), relayed())]);
     bench.flush();
     assert_eq!(Bench::open(&disk.after_power_cut(0)).expect("opened").rows(batch).len(), 1);
     disk.set_free(1 << 40);
     bench.core.status.forget_room();
     bench.accept(submission("second", 1, &["a@x.org"])).expect("accepted again");
+    assert_eq!(bench.core.metrics.refusing.get(), 0);
 }
