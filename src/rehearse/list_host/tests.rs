@@ -111,17 +111,3 @@ async fn a_relay_that_is_away_is_waited_for_and_a_stop_ends_the_wait() {
     sending.await.expect("ends");
     assert_eq!(host.counts().accepted, 0);
 }
-
-/// Sender and receivers on one thread, so the receivers alone are faster than what this prints.
-#[tokio::test]
-#[ignore = "a measurement: run it alone with CARGO_PROFILE_TEST_OPT_LEVEL=3"]
-async fn how_many_messages_receivers_take_in_a_second() {
-    let mut recipients = Recipients::new(["a.test".to_owned()]);
-    (0..50_000).for_each(|_| recipients.add(0, Fate::Taken));
-    let mut mailing = Mailing::newsletter("lists.test", 10_000, recipients);
-    mailing.distinct = true;
-    let (mailing, internet) = (Arc::new(mailing), internet(Policy::new()).await);
-    let host = send(options(&internet, 1), &mailing).await;
-    let time = host.finished().expect("ended") - host.started().expect("started");
-    println!("{:.0} messages of 10 KB a second", 50_000.0 / time.as_secs_f64());
-}
