@@ -52,6 +52,11 @@ allow_networks = ["127.0.0.0/8"]
 retry = ["1s"]
 expire_after = "{expire_after}s"
 
+# A lifetime of seconds: a dead site must be probed within it, not every half a minute as with a lifetime of days.
+[dispatch]
+suspend_min = "1s"
+suspend_max = "2s"
+
 [bounce]
 gather = "500ms"
 
