@@ -16,6 +16,7 @@ use jiff::Timestamp;
 
 use super::api::{Fate, Obligation, ObligationKind, Totals};
 use super::codec::{Codec, Input, Malformed, put_list, whole};
+use super::values::records;
 use crate::clock::Tick;
 use crate::mail::{Batch, ContentHash, Destination, Recipient, RecipientId};
 
@@ -280,20 +281,6 @@ pub(super) struct PendingState {
     pub(super) delay_reported: bool,
     pub(super) note: Box<str>,
     pub(super) recipient: Arc<Recipient>,
-}
-
-macro_rules! records {
-    ($($type:ident { $($field:ident),* })*) => {$(
-        impl Codec for $type {
-            fn put(&self, out: &mut Vec<u8>) {
-                $(self.$field.put(out);)*
-            }
-
-            fn take(input: &mut Input<'_>) -> Result<Self, Malformed> {
-                Ok($type { $($field: Codec::take(input)?),* })
-            }
-        }
-    )*};
 }
 
 records! {

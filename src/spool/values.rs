@@ -46,6 +46,7 @@ macro_rules! records {
         }
     )*};
 }
+pub(super) use records;
 
 records! {
     RecipientId { batch, index }
